@@ -1,0 +1,60 @@
+# The commands of this project. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+UV := $(VENV)/uv/bin/uv
+COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11
+
+# The requirements that services run with are resolved one by one; all others are held to the same versions.
+SERVICES := notes_api scheduler backup_lambda
+
+.PHONY: lock
+lock: $(UV) ## pin all requirements anew, with hashes
+	@for service in $(SERVICES); do \
+		$(COMPILE) services/$$service/pyproject.toml -o services/$$service/requirements.txt; \
+	done
+	@$(COMPILE) deploy/local/emulator.in -o deploy/local/emulator.txt
+	@$(COMPILE) deploy/local/requirements.in -c services/backup_lambda/requirements.txt -o deploy/local/requirements.txt
+	@$(COMPILE) deploy/cdk/requirements.in -o deploy/cdk/requirements.txt
+	@$(COMPILE) tests/requirements.in deploy/local/requirements.in $(SERVICES:%=services/%/pyproject.toml) \
+		$(SERVICES:%=-c services/%/requirements.txt) -c deploy/local/requirements.txt -o tests/requirements.txt
+
+$(UV): deploy/uv.txt
+	@$(PYTHON) -m venv $(VENV)/uv
+	@$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/uv.txt
+	@touch $@
+
+# An environment is made anew when its requirements changed; uv says which package it could not get.
+$(VENV)/%/.done: $(UV)
+	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)/$*
+	@$(UV) pip sync --quiet --python $(VENV)/$*/bin/python --require-hashes $(filter %.txt,$^)
+	@touch $@
+
+$(VENV)/dev/.done: tests/requirements.txt
+$(VENV)/local/.done: deploy/local/requirements.txt
+$(VENV)/emulator/.done: deploy/local/emulator.txt
+$(VENV)/cdk/.done: deploy/cdk/requirements.txt
+$(VENV)/notes_api/.done: services/notes_api/requirements.txt
+$(VENV)/scheduler/.done: services/scheduler/requirements.txt
+
+ENVIRONMENTS := local emulator notes_api scheduler
+
+.PHONY: up
+up: $(ENVIRONMENTS:%=$(VENV)/%/.done) ## start everything on this machine, until Ctrl-C
+	@exec $(VENV)/local/bin/python -m deploy.local up
+
+.PHONY: down
+down: $(VENV)/local/.done ## stop what `make up` started in another terminal
+	@$(VENV)/local/bin/python -m deploy.local down
+
+.PHONY: reset
+reset: $(VENV)/local/.done ## remove .local/, with all notes and backups in it
+	@$(VENV)/local/bin/python -m deploy.local reset
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14

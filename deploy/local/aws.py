@@ -1,0 +1,203 @@
+"""The AWS side of the one-machine stack: the template of deploy/cdk, deployed unmodified, and who may call it.
+
+Everything here may be done again at every start. The emulator remembers its control plane only when it was stopped
+cleanly; whatever it forgot is made anew around the objects in the buckets, which are on disk.
+"""
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from deploy.local.home import Home
+from deploy.package import Package
+
+TEMPLATE = Path(__file__).parents[1] / "cdk" / "templates" / "backup.json"
+STACK = "holdfast-backup"
+CODE_BUCKET = "holdfast-code"
+DATABASE_SECRET = "holdfast/backup-database-url"  # noqa: S105  # the secret's name
+MAIL_QUEUE = "holdfast-mail"
+NEVER_CHANGED = "No updates are to be performed"
+
+
+class DeployError(Exception):
+    """CloudFormation did not take the stack; the message has its reasons."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Of an IAM user."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What runs now, and the keys of its three callers."""
+
+    backups_url: str  # the gateway, up to and with the stage
+    bucket: str
+    topic_arn: str
+    queue_url: str
+    scheduler: Keys
+    ops: Keys
+    mail: Keys
+
+
+class Account:
+    """The account, by its root keys."""
+
+    def __init__(self, endpoint_url: str, region: str, root: Keys) -> None:
+        self.endpoint_url, self.region = endpoint_url, region
+        session = boto3.session.Session(root.access_key, root.secret_key, region_name=region)
+        config = Config(retries={"mode": "standard", "max_attempts": 3}, connect_timeout=3, read_timeout=60)
+
+        def client(name: str) -> Any:
+            return session.client(name, endpoint_url=endpoint_url, config=config)
+
+        self.s3, self.iam, self.sns, self.sqs = client("s3"), client("iam"), client("sns"), client("sqs")
+        self.cloudformation, self.secrets_manager = client("cloudformation"), client("secretsmanager")
+
+    def deploy(self, home: Home, package: Package, database_url: str) -> Deployed:
+        """Raises DeployError. Known keys of users and known subscriptions are kept in `home`."""
+        secret_arn = self._keep_secret(DATABASE_SECRET, database_url)
+        self._upload(package)
+        parameters = {"CodeBucket": CODE_BUCKET, "CodeKey": package.key, "DatabaseSecretArn": secret_arn}
+        outputs = self._deploy_stack(parameters)
+        topic_arn = outputs["TopicArn"]
+        queue_url, queue_arn = self._mail_queue(topic_arn)
+        mail_policy = _mail_policy(topic_arn, queue_arn)
+        keys = {
+            "scheduler": self._user("holdfast-scheduler", home, policy_arn=outputs["SchedulerPolicyArn"]),
+            "ops": self._user("holdfast-ops", home, policy_arn=outputs["OpsPolicyArn"]),
+            "mail": self._user("holdfast-mail", home, policy=mail_policy),
+        }
+        self._subscribe_again(home, topic_arn)
+        return Deployed(
+            # The emulator's own form of a gateway's address: names below localhost resolve on few machines.
+            backups_url=f"{self.endpoint_url}/_aws/execute-api/{outputs['ApiId']}/v1",
+            bucket=outputs["BucketName"],
+            topic_arn=topic_arn,
+            queue_url=queue_url,
+            **keys,
+        )
+
+    def _keep_secret(self, name: str, value: str) -> str:
+        try:
+            arn: str = self.secrets_manager.describe_secret(SecretId=name)["ARN"]
+        except self.secrets_manager.exceptions.ResourceNotFoundException:
+            arn = self.secrets_manager.create_secret(Name=name, SecretString=value)["ARN"]
+        else:
+            self.secrets_manager.put_secret_value(SecretId=name, SecretString=value)
+        return arn
+
+    def _upload(self, package: Package) -> None:
+        existing = {bucket["Name"] for bucket in self.s3.list_buckets()["Buckets"]}
+        if CODE_BUCKET not in existing:
+            self.s3.create_bucket(Bucket=CODE_BUCKET)
+        if not self.s3.list_objects_v2(Bucket=CODE_BUCKET, Prefix=package.key).get("KeyCount"):
+            with package.path.open("rb") as body:
+                self.s3.put_object(Bucket=CODE_BUCKET, Key=package.key, Body=body)
+
+    def _deploy_stack(self, parameters: dict[str, str]) -> dict[str, str]:
+        """Create the stack or update it, and wait; its outputs."""
+        request = {
+            "StackName": STACK,
+            "TemplateBody": TEMPLATE.read_text(),
+            "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+            "Capabilities": ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
+        }
+        exists = self._stack() is not None
+        try:
+            (self.cloudformation.update_stack if exists else self.cloudformation.create_stack)(**request)
+        except ClientError as error:
+            if NEVER_CHANGED not in str(error):
+                raise DeployError(f"CloudFormation refused {TEMPLATE.name}: {error}") from error
+        deadline = time.monotonic() + 120
+        while (stack := self._stack() or {}).get("StackStatus", "").endswith("IN_PROGRESS"):
+            if time.monotonic() > deadline:
+                raise DeployError(f"stack {STACK} is still {stack['StackStatus']} after 120 s")
+            time.sleep(0.1)
+        if stack.get("StackStatus") not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            raise DeployError(f"stack {STACK} ended as {stack.get('StackStatus')}: {self._reasons()}")
+        return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+
+    def _stack(self) -> dict[str, Any] | None:
+        try:
+            stacks: list[dict[str, Any]] = self.cloudformation.describe_stacks(StackName=STACK)["Stacks"]
+        except ClientError:
+            return None
+        return next((stack for stack in stacks if stack["StackStatus"] != "DELETE_COMPLETE"), None)
+
+    def _reasons(self) -> str:
+        events = self.cloudformation.describe_stack_events(StackName=STACK)["StackEvents"]
+        failed = [event for event in events if event["ResourceStatus"].endswith("FAILED")]
+        return "; ".join(f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', '?')}" for event in failed)
+
+    def _mail_queue(self, topic_arn: str) -> tuple[str, str]:
+        """A queue that only the topic may fill, subscribed to it; its URL and ARN."""
+        url = self.sqs.create_queue(QueueName=MAIL_QUEUE)["QueueUrl"]
+        arn = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"Service": "sns.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": arn,
+            "Condition": {"ArnEquals": {"aws:SourceArn": topic_arn}},
+        }
+        self.sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": _policy(statement)})
+        self.sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=arn, ReturnSubscriptionArn=True)
+        return url, arn
+
+    def _user(self, name: str, home: Home, *, policy_arn: str = "", policy: str = "") -> Keys:
+        """An IAM user with one policy; its keys stay the same for as long as the emulator remembers them."""
+        with suppress(self.iam.exceptions.EntityAlreadyExistsException):
+            self.iam.create_user(UserName=name)
+        if policy_arn:
+            self.iam.attach_user_policy(UserName=name, PolicyArn=policy_arn)
+        else:
+            self.iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy)
+        known = home.read_json(f"{name}.json")
+        valid = [key["AccessKeyId"] for key in self.iam.list_access_keys(UserName=name)["AccessKeyMetadata"]]
+        if known.get("access_key") not in valid:
+            for stale in valid:
+                self.iam.delete_access_key(UserName=name, AccessKeyId=stale)
+            made = self.iam.create_access_key(UserName=name)["AccessKey"]
+            known = {"access_key": made["AccessKeyId"], "secret_key": made["SecretAccessKey"]}
+            home.write_private(f"{name}.json", json.dumps(known))
+        return Keys(**known)
+
+    def _subscribe_again(self, home: Home, topic_arn: str) -> None:
+        """The email subscriptions that deploy/local/mail.py has written down."""
+        file = home.path / "subscriptions.json"
+        for subscription in json.loads(file.read_text()) if file.exists() else []:
+            policy = subscription["filter_policy"]
+            self.sns.subscribe(
+                TopicArn=topic_arn,
+                Protocol="email",
+                Endpoint=subscription["email"],
+                Attributes={"FilterPolicy": policy} if policy else {},
+                ReturnSubscriptionArn=True,
+            )
+
+
+def _mail_policy(topic_arn: str, queue_arn: str) -> str:
+    return _policy(
+        {
+            "Effect": "Allow",
+            "Action": ["sns:ListSubscriptionsByTopic", "sns:GetSubscriptionAttributes"],
+            "Resource": [topic_arn, f"{topic_arn}:*"],
+        },
+        {"Effect": "Allow", "Action": ["sqs:ReceiveMessage", "sqs:DeleteMessage"], "Resource": queue_arn},
+    )
+
+
+def _policy(*statements: dict[str, Any]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})

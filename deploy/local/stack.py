@@ -1,0 +1,247 @@
+"""The one-machine stack: every part of Holdfast on this machine, started in order, watched, stopped in reverse."""
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import unquote, urlsplit
+
+from deploy import package
+from deploy.local import emulator, mail, nginx, valkey
+from deploy.local.aws import Account, Deployed, Keys
+from deploy.local.home import Home
+from deploy.local.postgres import Postgres, Server
+from deploy.local.process import Process, Program, ProgramError, http_ok
+from deploy.local.settings import ROOT, Settings
+
+DATABASE = "holdfast"
+ANSWER_SECONDS = 60.0
+TOKENS = {
+    "notes_api": ("notes:read", "notes:write"),
+    "scheduler": ("schedules:read", "schedules:write", "runs:read"),
+}
+
+
+class Stack:
+    """A stack on one home folder. `say` gets a line for each step."""
+
+    def __init__(self, settings: Settings, home: Home, say: Callable[[str], None]) -> None:
+        self._settings, self._home, self._say = settings, home, say
+        self._logs = home.folder("logs")
+        self._processes: list[Process] = []
+
+    def start(self) -> Mapping[str, str]:
+        """Bring everything up. What a person needs to use it, which is also in the file `env`.
+
+        Raises ProgramError, DeployError or PackageError; `stop` then ends what was started.
+        """
+        with ThreadPoolExecutor() as pool:  # the package takes seconds, and nothing needs it before the deployment
+            built = pool.submit(package.build, "local", _python("emulator"))
+            aws = self._begin(self._emulator())
+            server, database = self._postgres()
+            redis_url = self._settings.redis_url or self._valkey()
+            self._say("migrating")
+            for done in [pool.submit(self._migrate, service, server, database) for service in TOKENS]:
+                done.result()
+            aws.wait_until_it_answers(ANSWER_SECONDS)
+            self._say("deploying the backup stack into the emulator of AWS")
+            deployed = self._account().deploy(self._home, built.result(), server.url("notes_backup", database))
+        self._say("mail, notes_api, scheduler, NGINX")
+        self._run(self._mail(deployed))
+        services = [self._begin(program) for program in self._services(server, database, redis_url, deployed)]
+        for service in services:
+            service.wait_until_it_answers(ANSWER_SECONDS)
+        self._run(self._nginx())
+        env = self._env(server, database, redis_url, deployed)
+        lines = [f"{name}={shlex.quote(value)}\n" for name, value in env.items()]
+        self._home.write_private("env", "".join(lines))
+        return env
+
+    def watch(self) -> NoReturn:
+        """Raises ProgramError when a part ends by itself."""
+        while True:
+            for process in self._processes:
+                process.check()
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """In reverse order: who calls ends before who is called, so nothing fails because of the stopping."""
+        while self._processes:
+            self._processes.pop().stop()
+
+    def _begin(self, program: Program) -> Process:
+        self._processes.append(Process(program, self._logs))
+        return self._processes[-1]
+
+    def _run(self, program: Program) -> None:
+        self._begin(program).wait_until_it_answers(ANSWER_SECONDS)
+
+    def _emulator(self) -> Program:
+        keys = self._home.secrets["aws_root_access_key"], self._home.secrets["aws_root_secret_key"]
+        return emulator.program(_python("emulator"), self._home.folder("aws"), self._settings.aws_port, *keys)
+
+    def _account(self) -> Account:
+        root = Keys(self._home.secrets["aws_root_access_key"], self._home.secrets["aws_root_secret_key"])
+        return Account(emulator.endpoint_url(self._settings.aws_port), emulator.REGION, root)
+
+    def _postgres(self) -> tuple[Server, str]:
+        """A server with the roles, and the name of its database."""
+        if self._settings.database_url:
+            url = urlsplit(self._settings.database_url)
+            self._say(f"PostgreSQL of your own at {url.hostname}:{url.port or 5432}")
+            superuser = unquote(url.username or "postgres")
+            passwords = {**self._home.secrets, superuser: unquote(url.password or "")}
+            server = Server(url.hostname or "127.0.0.1", url.port or 5432, superuser, passwords)
+            database = url.path.strip("/") or DATABASE
+        else:
+            server = ours = Postgres(self._home.postgres(), self._settings.postgres_port, self._home.secrets)
+            database = DATABASE
+            self._say("PostgreSQL" if ours.data.exists() else "PostgreSQL, with a new data directory")
+            ours.prepare()
+            self._run(ours.program())
+        if not server.has_database(database):
+            server.create_database(database)
+        server.make_roles(database)
+        return server, database
+
+    def _valkey(self) -> str:
+        password = self._home.secrets["valkey"]
+        self._run(valkey.program(self._home.folder("valkey"), self._settings.valkey_port, password))
+        return valkey.url(self._settings.valkey_port, password)
+
+    def _migrate(self, service: str, server: Server, database: str) -> None:
+        owner = {"notes_api": "notes_owner", "scheduler": "scheduler_owner"}[service]
+        self._python_of(service, [f"{service}.migrate"], {"HOLDFAST_DATABASE_URL": server.url(owner, database)})
+
+    def _mail(self, deployed: Deployed) -> Program:
+        settings = mail.Settings(
+            topic_arn=deployed.topic_arn,
+            queue_url=deployed.queue_url,
+            mail_folder=str(self._home.folder("mail")),
+            subscriptions_file=str(self._home.path / "subscriptions.json"),
+            smtp_port=self._settings.smtp_port,
+            smtp_url=self._settings.smtp_url,
+            endpoint_url=emulator.endpoint_url(self._settings.aws_port),
+            region=emulator.REGION,
+            access_key=deployed.mail.access_key,
+            secret_key=deployed.mail.secret_key,
+        )
+        self._home.write_private("mail.json", json.dumps(asdict(settings)))
+        return Program(
+            name="mail",
+            command=[str(_python("local")), "-m", "deploy.local.mail", str(self._home.path / "mail.json")],
+            env=_environment(),
+            cwd=ROOT,
+            answers=lambda: mail.answers(settings),
+        )
+
+    def _services(self, server: Server, database: str, redis_url: str, deployed: Deployed) -> list[Program]:
+        notes_api = {"HOLDFAST_DATABASE_URL": server.url("notes_app", database)}
+        scheduler = {"HOLDFAST_DATABASE_URL": server.url("scheduler_app", database)}
+        worker = scheduler | {
+            "HOLDFAST_REDIS_URL": redis_url,
+            "HOLDFAST_BACKUPS_URL": deployed.backups_url,
+            "HOLDFAST_TOPIC_ARN": deployed.topic_arn,
+            **self._aws_env(deployed.scheduler),
+        }
+        return [
+            self._api("notes_api", self._settings.notes_api_port, notes_api),
+            self._api("scheduler", self._settings.scheduler_port, scheduler),
+            Program(
+                name="scheduler_worker",
+                command=[str(_python("scheduler")), "-m", "scheduler.worker"],
+                env=_environment() | worker,
+                cwd=ROOT,
+                answers=lambda: True,
+                stop_seconds=40,
+            ),
+        ]
+
+    def _api(self, service: str, port: int, env: Mapping[str, str]) -> Program:
+        return Program(
+            name=service,
+            command=[
+                *(str(_python(service)), "-m", "uvicorn", f"{service}.app:create_app", "--factory"),
+                *("--host", "127.0.0.1", "--port", str(port), "--no-access-log", "--timeout-graceful-shutdown", "10"),
+            ],
+            env=_environment() | dict(env),
+            cwd=ROOT,
+            answers=lambda: http_ok(f"http://127.0.0.1:{port}/readyz"),
+        )
+
+    def _nginx(self) -> Program:
+        settings = self._settings
+        return nginx.program(
+            self._home.folder("nginx"), settings.port, settings.notes_api_port, settings.scheduler_port
+        )
+
+    def _env(self, server: Server, database: str, redis_url: str, deployed: Deployed) -> dict[str, str]:
+        url = f"http://127.0.0.1:{self._settings.port}"
+        return {
+            "NOTES_URL": url,
+            "NOTES_TOKEN": self._token("notes_api", f"{url}/v1/notes", server.url("notes_app", database)),
+            "SCHEDULER_URL": url,
+            "SCHEDULER_TOKEN": self._token("scheduler", f"{url}/v1/runs", server.url("scheduler_app", database)),
+            "BACKUPS_URL": deployed.backups_url,
+            "AWS_ENDPOINT_URL": emulator.endpoint_url(self._settings.aws_port),
+            "AWS_REGION": emulator.REGION,
+            "AWS_ACCESS_KEY_ID": deployed.ops.access_key,
+            "AWS_SECRET_ACCESS_KEY": deployed.ops.secret_key,
+            "BACKUP_BUCKET": deployed.bucket,
+            "TOPIC_ARN": deployed.topic_arn,
+            "DATABASE_URL": server.url(server.superuser, database),
+            "REDIS_URL": redis_url,
+            "MAIL_DIR": str(self._home.folder("mail")),
+        }
+
+    def _aws_env(self, keys: Keys) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": emulator.endpoint_url(self._settings.aws_port),
+            "AWS_REGION": emulator.REGION,
+            "AWS_DEFAULT_REGION": emulator.REGION,
+            "AWS_ACCESS_KEY_ID": keys.access_key,
+            "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        }
+
+    def _token(self, service: str, url: str, database_url: str) -> str:
+        """A bearer token that the service takes: the one of the last start, or a new one."""
+        known = self._home.read_json("tokens.json")
+        if service not in known or not http_ok(url, known[service]):
+            scopes = [word for scope in TOKENS[service] for word in ("--scope", scope)]
+            words = [f"{service}.tokens", "create", "--name", "one-machine stack", *scopes]
+            token = self._python_of(service, words, {"HOLDFAST_DATABASE_URL": database_url}).strip()
+            self._home.write_private("tokens.json", json.dumps({**known, service: token}))
+            return token
+        return known[service]
+
+    def _python_of(self, service: str, module_and_words: list[str], env: Mapping[str, str]) -> str:
+        """What a service's module prints. Raises ProgramError."""
+        command = [str(_python(service)), "-m", *module_and_words]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, cwd=ROOT, env=_environment() | dict(env)
+        )
+        if done.returncode != 0:
+            raise ProgramError(f"{' '.join(module_and_words[:2])} failed:\n{done.stderr.strip()}")
+        return done.stdout
+
+
+def _python(environment: str) -> Path:
+    """The interpreter of an environment that the Makefile made: each service has one of its own."""
+    return ROOT / ".venv" / environment / "bin" / "python"
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the caller's environment reaches a part, so that it runs the same wherever it is started."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONPATH": str(ROOT / "services") + os.pathsep + str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+    }
