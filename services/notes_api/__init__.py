@@ -1,0 +1,1 @@
+"""The notes API: REST over PostgreSQL. `app.create_app` puts it together."""

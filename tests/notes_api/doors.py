@@ -1,0 +1,49 @@
+"""The doors of the service: HTTP and the command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from notes_api import tokens
+from notes_api.app import create_app
+from notes_api.settings import Settings
+
+SERVICES = Path(__file__).parents[2] / "services"
+
+
+def run(module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python -m notes_api.{module}`, in a process of its own that sees these variables and no others of ours."""
+    return subprocess.run(
+        [sys.executable, "-m", f"notes_api.{module}", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SERVICES), **env},
+        timeout=60,
+    )
+
+
+@asynccontextmanager
+async def serving(database_url: str) -> AsyncIterator[FastAPI]:
+    app = create_app(Settings.from_env({"HOLDFAST_DATABASE_URL": database_url}))
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+def client(app: FastAPI, token: str = "") -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://notes.test", headers=headers)
+
+
+async def new_token(app: FastAPI, *scopes: str) -> str:
+    """A token of a new owner."""
+    async with AsyncSession(app.state.engine) as session, session.begin():
+        return await tokens.create(session, uuid4(), "test", scopes, expires_at=None)

@@ -1,0 +1,81 @@
+"""Settings come from HOLDFAST_ variables: all of them right, or the process does not start."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from notes_api.settings import Settings, SettingsError
+from tests.notes_api.doors import run
+
+URL = "postgresql://notes_app:s3cret@localhost:5432/holdfast"
+
+
+def test_others_variables_are_none_of_ours() -> None:
+    settings = Settings.from_env({"HOLDFAST_DATABASE_URL": URL, "HOME": "/root", "DATABASE_URL": "other"})
+    assert settings.database_url.get_secret_value() == URL
+
+
+@pytest.mark.parametrize(
+    ("env", "complaint"),
+    [
+        ({}, "HOLDFAST_DATABASE_URL: Field required"),
+        (
+            {"HOLDFAST_DATABASE_URL": URL, "HOLDFAST_DATABASE": "x"},
+            "unknown setting HOLDFAST_DATABASE; known: HOLDFAST_DATABASE_URL",
+        ),
+        ({"HOLDFAST_database_url": URL}, "unknown setting HOLDFAST_database_url; known: HOLDFAST_DATABASE_URL"),
+    ],
+)
+def test_what_is_unknown_or_missing_is_named(env: dict[str, str], complaint: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env(env)
+    assert str(refused.value) == complaint
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "s3cret",
+        "mysql://root:s3cret@localhost/x",
+        "postgresql://notes_app:s3cret@localhost",
+        "postgresql:///holdfast",
+        "postgresql://notes_app:s3cret@[localhost/holdfast",
+    ],
+)
+def test_a_wrong_one_is_named_and_not_shown(url: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env({"HOLDFAST_DATABASE_URL": url})
+    assert str(refused.value).startswith("HOLDFAST_DATABASE_URL: ")
+    assert "postgresql://user:password@host:port/database" in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_secrets_are_not_shown() -> None:
+    assert "s3cret" not in repr(Settings.from_env({"HOLDFAST_DATABASE_URL": URL}))
+
+
+def test_settings_do_not_change() -> None:
+    settings = Settings.from_env({"HOLDFAST_DATABASE_URL": URL})
+    with pytest.raises(ValidationError):
+        settings.database_url = settings.database_url  # type: ignore[misc]  # that is the point
+
+
+@pytest.mark.parametrize("module", ["migrate", "tokens"])
+def test_a_command_says_what_is_missing_in_one_line(module: str) -> None:
+    done = run(module, *(["create", "--name", "x", "--scope", "notes:read"] if module == "tokens" else []))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "HOLDFAST_DATABASE_URL: Field required\n"
+
+
+def test_a_secret_may_come_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(f"{URL}\n")
+    settings = Settings.from_env({"HOLDFAST_DATABASE_URL_FILE": str(tmp_path / "url")})
+    assert settings.database_url.get_secret_value() == URL
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env({"HOLDFAST_DATABASE_URL_FILE": str(tmp_path / "url")})
+    assert str(refused.value) == f"HOLDFAST_DATABASE_URL_FILE: {tmp_path}/url cannot be read: No such file or directory"
