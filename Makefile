@@ -58,3 +58,31 @@ reset: $(VENV)/local/.done ## remove .local/, with all notes and backups in it
 .PHONY: help
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+# The same interpreter for tests of all services, and one with CDK, which brings its own Node.
+TESTED := dev local emulator notes_api scheduler cdk
+
+.PHONY: test
+test: $(TESTED:%=$(VENV)/%/.done) ## all the tests
+	@$(VENV)/dev/bin/python -m coverage run -m pytest --ignore=tests/cdk
+	@$(VENV)/dev/bin/python -m coverage report
+	@$(VENV)/cdk/bin/python -m pytest tests/cdk
+
+.PHONY: lint
+lint: $(VENV)/dev/.done $(VENV)/cdk/.done ## format, lint and types
+	@$(VENV)/dev/bin/ruff format --check --quiet . || { echo 'run `make format`'; exit 1; }
+	@$(VENV)/dev/bin/ruff check --quiet .
+	@$(VENV)/dev/bin/python -m mypy --no-error-summary services deploy/local deploy/containers deploy/package.py tests
+
+.PHONY: format
+format: $(VENV)/dev/.done ## put the code into its form
+	@$(VENV)/dev/bin/ruff format --quiet .
+	@$(VENV)/dev/bin/ruff check --quiet --fix .
+
+.PHONY: check
+check: lint test ## what CI runs
+
+.PHONY: package
+package: $(VENV)/dev/.done $(VENV)/emulator/.done ## build the function packages, for this machine and for Lambda
+	@$(VENV)/dev/bin/python -m deploy.package local --python $(VENV)/emulator/bin/python
+	@$(VENV)/dev/bin/python -m deploy.package lambda

@@ -1,74 +1,24 @@
-"""The real servers that tests run on, each started once per session on a free port of the loopback address."""
+"""The real servers that tests run on, each started once per session."""
 
-import os
-import pwd
 import secrets
-import shutil
-import socket
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from deploy.local import emulator as aws_emulator
 from deploy.local import valkey
-from deploy.local.postgres import ROLES, UNPRIVILEGED_USER, Postgres
-from deploy.local.process import Process, Program
-
-EMULATOR_PYTHON = Path(__file__).parents[1] / ".venv" / "emulator" / "bin" / "python"
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A PostgreSQL server with the roles of deploy/postgres/roles.sql, whose schemas are in database `holdfast`."""
-
-    server: Postgres
-
-    def url(self, role: str, database: str) -> str:
-        """`role` is one of deploy/postgres/roles.sql, or `postgres`, the superuser."""
-        return self.server.url(role, database)
-
-    @contextmanager
-    def database(self, template: str = "holdfast", name: str = "") -> Iterator[str]:
-        """A database cloned from `template`, dropped afterwards whoever is still connected; its name."""
-        name = name or f"test_{secrets.token_hex(6)}"
-        self.server.create_database(name, template)
-        # A clone gets the template's schemas and tables, but not its rights on the database itself.
-        self.server.psql("postgres", [f"grant connect on database {name} to {role}" for role in ROLES])
-        try:
-            yield name
-        finally:
-            self.server.psql("postgres", [f"drop database {name} with (force)"])
-
-
-@dataclass(frozen=True)
-class Aws:
-    """The emulator of AWS: signatures and policies are enforced, and these keys are the account's root."""
-
-    endpoint_url: str
-    region: str
-    access_key: str
-    secret_key: str
+from tests.servers import EMULATOR_PYTHON, Aws, Cluster, free_port, postgres, private_directory, running
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    with _private_directory(owner=UNPRIVILEGED_USER) as home:
-        passwords = {role: secrets.token_urlsafe(16) for role in ("postgres", *ROLES)}
-        server = Postgres(home, free_port(), passwords, durable=False)
-        server.prepare()
-        with running(server.program(), home):
-            server.create_database("holdfast")
-            server.make_roles("holdfast")
-            yield Cluster(server)
+    with postgres() as server:
+        yield Cluster(server)
 
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    with _private_directory() as home:
+    with private_directory() as home:
         port, password = free_port(), secrets.token_urlsafe(16)
         with running(valkey.program(home, port, password), home):
             yield valkey.url(port, password)
@@ -76,36 +26,7 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def aws() -> Iterator[Aws]:
-    with _private_directory() as home:
+    with private_directory() as home:
         port, access_key, secret_key = free_port(), "AKIAROOTROOTROOTROOT", secrets.token_urlsafe(30)
         with running(aws_emulator.program(EMULATOR_PYTHON, home, port, access_key, secret_key), home):
             yield Aws(aws_emulator.endpoint_url(port), aws_emulator.REGION, access_key, secret_key)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def running(program: Program, logs: Path) -> Iterator[Process]:
-    process = Process(program, logs)
-    try:
-        process.wait_until_it_answers(60)
-        yield process
-    finally:
-        process.stop()
-
-
-@contextmanager
-def _private_directory(owner: str = "") -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
-    try:
-        if owner and os.geteuid() == 0:
-            who = pwd.getpwnam(owner)
-            os.chown(directory, who.pw_uid, who.pw_gid)
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)

@@ -31,7 +31,7 @@ from deploy.local.home import write_private
 
 SENDER = "Holdfast <holdfast@localhost>"
 POLL_SECONDS = 1
-log = logging.getLogger("mail")
+log = logging.getLogger("holdfast.mail")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Mailbox:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    log.setLevel(logging.INFO)
     settings = Settings(**json.loads(Path(sys.argv[1]).read_text()))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     keys = {"aws_access_key_id": settings.access_key, "aws_secret_access_key": settings.secret_key}
@@ -95,18 +96,20 @@ def answers(settings: Settings) -> bool:
 
 
 def keep_subscriptions(sns: Any, settings: Settings) -> None:
-    """Write down who is subscribed, then confirm to whom is new."""
+    """Write down who is subscribed, then confirm to whom is new, then write down that they know."""
     file = Path(settings.subscriptions_file)
-    before = json.loads(file.read_text()) if file.exists() else []
-    now = email_subscriptions(sns, settings.topic_arn)
-    if now == before:
-        return
-    write_private(file, json.dumps(now, indent=2))
+    before: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    known: list[dict[str, Any]] = [{**each, "confirmed": True} for each in email_subscriptions(sns, settings.topic_arn)]
+    now = [each if each in before else {**each, "confirmed": False} for each in known]
+    if now != before:
+        write_private(file, json.dumps(now, indent=2))
     for subscription in now:
-        if subscription not in before:
+        if not subscription["confirmed"]:
             wanted = json.loads(subscription["filter_policy"] or "{}").get("type", ["everything"])
             text = f"This address gets mail about backups from now on: {', '.join(wanted)}.\n"
             send(settings, subscription["email"], "Holdfast: you are subscribed", text)
+            subscription["confirmed"] = True
+            write_private(file, json.dumps(now, indent=2))
 
 
 def email_subscriptions(sns: Any, topic_arn: str) -> list[dict[str, str]]:
@@ -149,7 +152,7 @@ def text_of(notification: dict[str, Any]) -> str:
 def send(settings: Settings, to: str, subject: str, text: str) -> None:
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = SENDER, to, subject
-    message.set_content(text)
+    message.set_content(text, cte="7bit" if text.isascii() else "quoted-printable")  # readable as a file, if it can be
     server = urlsplit(settings.smtp_url or f"smtp://127.0.0.1:{settings.smtp_port}")
     with smtplib.SMTP(server.hostname or "127.0.0.1", server.port or 25, timeout=10) as smtp:
         if server.username:

@@ -1,0 +1,101 @@
+"""What compose.yaml needs beside the services: `python -m deploy.containers secrets | deploy`.
+
+`secrets` makes every password once. `deploy` deploys the backup stack into the emulator. Both write files into
+/run/holdfast/{who}/, a volume for each reader, so that no secret stands in compose.yaml and none is seen by another.
+"""
+
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from deploy import package
+from deploy.local import emulator, mail
+from deploy.local.aws import Account, Keys
+from deploy.local.home import Home, write_private
+from deploy.local.postgres import ROLES, Server
+
+RUN = Path("/run/holdfast")
+EMULATOR_PORT = 4566
+EMULATOR_URL = f"http://emulator:{EMULATOR_PORT}"
+SEEN_FROM_HOST = f"http://127.0.0.1:{EMULATOR_PORT}"
+DATABASE = "holdfast"
+
+
+def make_secrets() -> None:
+    home = Home.open(RUN / "deploy" / "home")
+    server = _server(home)
+    write_private(RUN / "postgres" / "superuser", home.secrets["postgres"])
+    write_private(
+        RUN / "postgres" / "roles", _shell({f"{role.upper()}_PASSWORD": home.secrets[role] for role in ROLES})
+    )
+    write_private(RUN / "migrations" / "notes_owner_url", server.url("notes_owner", DATABASE))
+    write_private(RUN / "notes_api" / "app_url", server.url("notes_app", DATABASE))
+    write_private(RUN / "migrations" / "scheduler_owner_url", server.url("scheduler_owner", DATABASE))
+    write_private(RUN / "scheduler" / "app_url", server.url("scheduler_app", DATABASE))
+    write_private(RUN / "scheduler_worker" / "redis_url", f"redis://:{home.secrets['valkey']}@redis:6379/0")
+    write_private(RUN / "valkey" / "valkey.conf", f'requirepass {home.secrets["valkey"]}\nsave ""\nappendonly no\n')
+    root = _root(home)
+    write_private(
+        RUN / "emulator" / "env",
+        _shell({"AWS_ACCESS_KEY_ID": root.access_key, "AWS_SECRET_ACCESS_KEY": root.secret_key}, export=True),
+    )
+
+
+def deploy() -> None:
+    home = Home.open(RUN / "deploy" / "home")
+    built = package.build("local", Path(sys.executable))
+    account = Account(EMULATOR_URL, emulator.REGION, _root(home))
+    deployed = account.deploy(home, built, _server(home).url("notes_backup", DATABASE))
+    worker = RUN / "scheduler_worker"
+    write_private(worker / "backups_url", deployed.backups_url)
+    write_private(worker / "topic_arn", deployed.topic_arn)
+    write_private(
+        worker / "aws_credentials",
+        f"[default]\naws_access_key_id={deployed.scheduler.access_key}\n"
+        f"aws_secret_access_key={deployed.scheduler.secret_key}\n",
+    )
+    mail_settings = mail.Settings(
+        topic_arn=deployed.topic_arn,
+        queue_url=deployed.queue_url,
+        mail_folder="",
+        subscriptions_file=str(RUN / "mail" / "subscriptions.json"),
+        smtp_port=0,
+        smtp_url="smtp://mailpit:1025",
+        endpoint_url=EMULATOR_URL,
+        region=emulator.REGION,
+        access_key=deployed.mail.access_key,
+        secret_key=deployed.mail.secret_key,
+    )
+    write_private(RUN / "mail" / "settings.json", json.dumps(asdict(mail_settings)))
+    write_private(
+        RUN / "ops" / "env",
+        _shell(
+            {
+                "BACKUPS_URL": deployed.backups_url.replace(EMULATOR_URL, SEEN_FROM_HOST),
+                "AWS_ENDPOINT_URL": SEEN_FROM_HOST,
+                "AWS_REGION": emulator.REGION,
+                "AWS_ACCESS_KEY_ID": deployed.ops.access_key,
+                "AWS_SECRET_ACCESS_KEY": deployed.ops.secret_key,
+                "BACKUP_BUCKET": deployed.bucket,
+                "TOPIC_ARN": deployed.topic_arn,
+            }
+        ),
+    )
+
+
+def _server(home: Home) -> Server:
+    return Server("postgres", 5432, "postgres", home.secrets)
+
+
+def _root(home: Home) -> Keys:
+    return Keys(home.secrets["aws_root_access_key"], home.secrets["aws_root_secret_key"])
+
+
+def _shell(values: dict[str, str], *, export: bool = False) -> str:
+    return "".join(f"{'export ' if export else ''}{name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+if __name__ == "__main__":
+    {"secrets": make_secrets, "deploy": deploy}[sys.argv[1]]()

@@ -1,0 +1,121 @@
+"""Plugs are pulled while the system works: nothing acknowledged is lost, no failure looks like a success."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import psutil
+
+from deploy.local.postgres import UNPRIVILEGED_USER, Postgres, Server
+from tests.servers import free_port, postgres, private_directory
+from tests.system.stack import Stack, eventually
+
+NewStack = Callable[[], Stack]
+# 150,000 rows of 2 KB with some entropy: so much that a backup takes seconds.
+FILL = """
+insert into notes.notes (owner, title, content)
+select gen_random_uuid(), 'note ' || n, (select string_agg(md5(n::text || i), ' ') from generate_series(1, 60) i)
+from generate_series(1, 150000) n
+"""
+
+
+def test_postgresql_stopped_in_the_middle_of_a_backup(new_stack: NewStack) -> None:
+    stack, port = new_stack(), free_port()
+    with private_directory(owner=UNPRIVILEGED_USER) as home:
+        with postgres(port, home) as server:
+            stack.settings = {"HOLDFAST_DATABASE_URL": server.url("postgres", "holdfast")}
+            stack.up()
+            stack.subscribe("ada@example.org")
+            server.psql("holdfast", [FILL])
+            run_id = stack.trigger()
+            backup_id = eventually(lambda: stack.run(run_id)["backup_id"])
+            eventually(lambda: _rows_so_far(stack, backup_id))
+            _kill(server)
+        backup = eventually(lambda: b if (b := _backup(stack, backup_id))["state"] != "running" else None)
+        assert backup["state"] == "failed"
+        assert "PostgreSQL" in backup["reason"]
+        (mail,) = eventually(lambda: [m for m in stack.mails() if backup_id in m.get_content()])
+        assert "failed" in mail["Subject"]
+        assert backup["reason"] in mail.get_content().replace("\n", " ")
+        with stack.bucket() as bucket:
+            assert bucket.get(f"backups/{backup_id}/manifest.json").status_code in (403, 404)
+            assert bucket.get(f"backups/{backup_id}/data/notes.notes.json.gz").status_code in (403, 404)
+        with stack.notes() as notes:
+            assert notes.get("/v1/notes").status_code == 503
+
+        with postgres(port, home):
+            run = stack.ended(run_id)
+            assert (run["state"], backup["reason"] in run["reason"]) == ("failed", True)
+            with stack.notes() as notes:
+                eventually(lambda: notes.get("/v1/notes").status_code == 200)
+            assert stack.ended(stack.trigger())["state"] == "succeeded"
+
+
+def test_power_cut_in_the_middle_of_a_backup(new_stack: NewStack) -> None:
+    """Everything dies at once. After the next start the run is accounted for, and somebody is told."""
+    stack = new_stack()
+    stack.up()
+    stack.subscribe("ada@example.org")
+    _fill(stack)
+    run_id = stack.trigger()
+    backup_id = eventually(lambda: stack.run(run_id)["backup_id"])
+    eventually(lambda: _rows_so_far(stack, backup_id))
+    assert stack.process
+    everything = [*stack.processes(), psutil.Process(stack.process.pid)]
+    for process in everything:
+        process.kill()
+    psutil.wait_procs(everything, timeout=30)
+    stack.process.communicate()
+
+    stack.up()
+    run = eventually(lambda: r if (r := stack.run(run_id))["state"] in ("succeeded", "failed") else None, seconds=100)
+    assert run["state"] == _state_it_means(_backup(stack, backup_id))
+    eventually(lambda: [m for m in stack.mails() if backup_id in m.get_content()])
+    assert stack.ended(stack.trigger())["state"] == "succeeded"
+
+
+def test_redis_killed_is_reported_by_name_and_the_run_goes_on_after_the_next_start(new_stack: NewStack) -> None:
+    stack = new_stack()
+    process = stack.begin()
+    assert process.stdout
+    eventually(lambda: process.stdout and process.stdout.readline() == "ready\n")
+    run_id = stack.trigger()
+    (valkey,) = [p for p in stack.processes() if "valkey-server" in p.name()]
+    valkey.kill()
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, "holdfast: valkey was ended by SIGKILL\n" in said) == (1, True)
+    stack.up()
+    assert stack.ended(run_id)["state"] == "succeeded"
+
+
+def _backup(stack: Stack, backup_id: str) -> dict[str, Any]:
+    with stack.backups() as backups:
+        answer = backups.get(f"backups/{backup_id}")
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+
+def _rows_so_far(stack: Stack, backup_id: str) -> int:
+    backup = _backup(stack, backup_id)
+    assert backup["state"] in ("queued", "running"), "it ended before the plug was pulled: more rows are needed"
+    return int((backup["progress"] or {}).get("rows", 0))
+
+
+def _state_it_means(backup: dict[str, Any]) -> str:
+    return {"stored": "succeeded", "failed": "failed"}[backup["state"]]
+
+
+def _fill(stack: Stack) -> None:
+    url = urlsplit(stack.env["DATABASE_URL"])
+    passwords = {"postgres": unquote(url.password or "")}
+    Server(url.hostname or "", url.port or 0, "postgres", passwords).psql("holdfast", [FILL])
+
+
+def _kill(server: Postgres) -> None:
+    """The postmaster and all its backends at once, as a machine that loses power."""
+    postmaster = psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0]))
+    family = [*postmaster.children(recursive=True), postmaster]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=30)

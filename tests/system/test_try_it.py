@@ -1,0 +1,64 @@
+"""The README is right: its "Try it" is run as it stands, and its tables name what there is."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from deploy.local.settings import PREFIX, ROOT, Settings
+from tests.system.stack import Stack
+
+README = (ROOT / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    return re.split(r"^## ", README.split(f"\n## {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def commands(text: str) -> Iterator[str]:
+    """The shell blocks of a section, also those that are indented below a number."""
+    for indent, block in re.findall(r"^( *)```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+        yield re.sub(rf"^{indent}", "", block, flags=re.MULTILINE)
+
+
+def test_try_it_walks_through_the_whole_chain(stack: Stack, tmp_path: Path) -> None:
+    script = "".join(commands(section("Try it"))).replace(". .local/env", f". {stack.home}/env")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Groceries" in (said := done.stdout)
+    assert re.search(r'"state": ?"succeeded"', said)
+    assert "\n403\n" in said, "the unsigned call"
+    assert re.search(r'^\{"id":"[0-9a-f-]{36}",.*"title":"Groceries"', said, re.MULTILINE), "by zcat"
+    assert re.search(r"^Subject: .*\bstored\b", said, re.MULTILINE)
+    assert re.search(r"\b1 row\b|\b\d+ rows\b", said), "the mail says how many"
+
+
+def test_the_table_of_settings_is_whole() -> None:
+    table = re.findall(r"^\| `(HOLDFAST_\w+)` \| (\S*) ?\|", section("The one-machine stack"), re.MULTILINE)
+    named = {name: default.strip("`|") for name, default in table}
+    assert list(named) == [f"{PREFIX}{field.name.upper()}" for field in fields(Settings)]
+    defaults = {
+        f"{PREFIX}{field.name.upper()}": str(field.default).removeprefix(f"{ROOT}/") for field in fields(Settings)
+    }
+    assert named == defaults
+
+
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
+def test_every_path_and_target_that_it_names_exists(file: str) -> None:
+    text = (ROOT / file).read_text()
+    paths = re.findall(r"`((?:services|deploy|tests|docs)/[\w./]*)`", text)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    targets = set(re.findall(r"make ([a-z-]+)(?=[`\s])", text)) - {"and"}
+    defined = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert targets <= defined

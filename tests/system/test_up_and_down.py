@@ -1,0 +1,183 @@
+"""Starting, stopping, and what is there afterwards, however it ended."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.local.settings import ROOT
+from tests.system.stack import LOCAL_PYTHON, Stack, eventually
+
+NewStack = Callable[[], Stack]
+
+
+def test_ctrl_c_leaves_nothing_behind_and_the_next_start_finds_everything(new_stack: NewStack) -> None:
+    stack = new_stack()
+    stack.up()
+    stack.subscribe("ada@example.org")
+    note = _write_note(stack)
+    backup_id = stack.ended(stack.trigger())["backup_id"]
+    keys, processes = stack.env["AWS_ACCESS_KEY_ID"], stack.processes()
+    assert stack.down() == 0
+    _nothing_is_left(stack, processes)
+
+    stack.up()
+    assert stack.env["AWS_ACCESS_KEY_ID"] == keys, "a person's shell stays valid"
+    _finds(stack, note, backup_id)
+
+
+def test_a_killed_emulator_is_reported_and_forgets_nothing_that_was_acknowledged(new_stack: NewStack) -> None:
+    stack = new_stack()
+    process = stack.begin()
+    _wait_for(process, "ready\n")
+    stack.subscribe("ada@example.org")
+    note = _write_note(stack)
+    backup_id = stack.ended(stack.trigger())["backup_id"]
+    processes = stack.processes()
+    (emulator,) = [p for p in processes if "ministack.app:app" in p.cmdline() and p.pid == os.getpgid(p.pid)]
+    os.killpg(emulator.pid, signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "holdfast: emulator was ended by SIGKILL\n" in said
+    assert f"({stack.home}/logs/emulator.log)" in said
+    _nothing_is_left(stack, processes)
+
+    stack.up()
+    _finds(stack, note, backup_id)
+
+
+def test_a_killed_stack_leaves_nothing_behind_and_starts_again(new_stack: NewStack) -> None:
+    stack = new_stack()
+    stack.up()
+    note, processes = _write_note(stack), stack.processes()
+    assert stack.process
+    stack.process.kill()
+    stack.process.wait()
+    _nothing_is_left(stack, processes)
+    stack.up()
+    with stack.notes() as notes:
+        assert notes.get(f"/v1/notes/{note}").status_code == 200
+
+
+def test_new_code_is_deployed_by_an_update_of_the_stack(new_stack: NewStack, tmp_path: Path) -> None:
+    """From a copy of the checkout, in which a line of the function changes between two starts."""
+    checkout = tmp_path / "checkout"
+    for part in ("deploy", "services"):
+        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (checkout / ".venv").symlink_to(ROOT / ".venv")
+    stack = new_stack()
+    stack.root = checkout
+    stack.up()
+    stack.down()
+    handler = checkout / "services" / "backup_lambda" / "routes.py"
+    handler.write_text(handler.read_text() + "\n\nprint('deployed anew')\n")
+    stack.up()
+    with stack.backups() as backups:
+        assert backups.get("backups").status_code == 200
+    eventually(lambda: "deployed anew" in (stack.home / "logs" / "emulator.log").read_text())
+
+
+def test_a_second_start_says_that_one_runs_already(stack: Stack) -> None:
+    second = Stack(stack.home, stack.port)
+    said, _ = second.begin().communicate(timeout=20)
+    assert second.process
+    assert second.process.returncode == 1
+    assert stack.process
+    assert (
+        said == f"holdfast: Holdfast runs already in {stack.home} (process {stack.process.pid}): `make down` stops it\n"
+    )
+
+
+def test_a_taken_port_is_one_line(stack: Stack, tmp_path: Path) -> None:
+    second = Stack(tmp_path / "home", stack.port)
+    said, _ = second.begin().communicate(timeout=20)
+    assert said.startswith(f"holdfast: port {stack.port} is taken by another program: set HOLDFAST_PORT to another one")
+    assert said.count("\n") == 1
+    assert not second.home.exists()
+
+
+def test_down_stops_it_from_elsewhere(new_stack: NewStack) -> None:
+    stack = new_stack()
+    stack.up()
+    processes = stack.processes()
+    assert _command(stack, "down") == (0, "stopped\n")
+    assert stack.down() == 0
+    _nothing_is_left(stack, processes)
+    assert _command(stack, "down") == (0, "Holdfast does not run here\n")
+
+
+def test_reset_is_refused_while_it_runs(stack: Stack) -> None:
+    code, said = _command(stack, "reset")
+    assert (code, "runs already" in said) == (1, True)
+    assert stack.home.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_ordinary_user_can_start_it(new_stack: NewStack) -> None:
+    if any(not parent.stat().st_mode & 0o001 for parent in (ROOT, *ROOT.parents)):
+        pytest.skip("the checkout lies where other users cannot reach it")
+    nobody = pwd.getpwnam("nobody")
+    with tempfile.TemporaryDirectory(prefix="holdfast-user-") as folder:
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        stack = new_stack()
+        stack.home = Path(folder) / "home"
+        stack.up(user=nobody.pw_uid, group=nobody.pw_gid, extra_groups=[])
+        assert stack.ended(stack.trigger())["state"] == "succeeded"
+        assert {process.username() for process in stack.processes()} == {"nobody"}
+        assert stack.down() == 0
+
+
+def _write_note(stack: Stack) -> str:
+    with stack.notes() as notes:
+        answer = notes.post("/v1/notes", json={"title": "kept"})
+        assert answer.status_code == 201
+        return str(answer.json()["id"])
+
+
+def _finds(stack: Stack, note_id: str, backup_id: str) -> None:
+    """The note, the backup, the bucket's objects, and the subscription, by its next mail."""
+    with stack.notes() as notes, stack.backups() as backups:
+        assert notes.get(f"/v1/notes/{note_id}").status_code == 200
+        assert backups.get(f"backups/{backup_id}").json()["state"] == "stored"
+    next_backup = stack.ended(stack.trigger())["backup_id"]
+    eventually(lambda: [mail for mail in stack.mails() if next_backup in mail.get_content()])
+    confirmations = [mail for mail in stack.mails() if "subscribed" in mail["Subject"]]
+    assert len(confirmations) == 1, "known subscribers are not greeted again"
+
+
+def _nothing_is_left(stack: Stack, processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert alive == []
+    ports = range(stack.port, stack.port + 7)
+    listening = [c.laddr for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    assert [address for address in listening if address and address.port in ports] == []
+
+
+def _command(stack: Stack, command: str) -> tuple[int, str]:
+    """Exit code and all that it said."""
+    done = subprocess.run(
+        [str(LOCAL_PYTHON), "-m", "deploy.local", command],
+        check=False,
+        cwd=ROOT,
+        env=stack.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout
+
+
+def _wait_for(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdout
+    for said in process.stdout:
+        if said == line:
+            return
+    pytest.fail(f"it ended without saying {line!r}")
