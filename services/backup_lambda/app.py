@@ -1,0 +1,27 @@
+"""The API, put together from what it works on."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from fastapi import FastAPI
+
+from backup_lambda import __version__, problems
+from backup_lambda.lease import Clock
+from backup_lambda.notices import Topic
+from backup_lambda.routes import router
+from backup_lambda.store import S3Store
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def create_app(
+    store: S3Store, topic: Topic, start_worker: Callable[[str], Awaitable[None]], now: Clock = utc_now
+) -> FastAPI:
+    """`start_worker` has the backup with this id made, and does not wait for it."""
+    app = FastAPI(title="Holdfast backups", version=__version__, openapi_url=None)
+    app.state.store, app.state.topic, app.state.start_worker, app.state.now = store, topic, start_worker, now
+    problems.add_to(app)
+    app.include_router(router)
+    return app

@@ -1,0 +1,51 @@
+"""AWS behind one module: clients, their time limits, and what their errors mean.
+
+aioboto3 pins an old botocore, so that it may have to be replaced: only its clients are used, none of its transfers.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+import aioboto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from backup_lambda.errors import AwsRefused, AwsUnavailable, ObjectChanged
+
+CONFIG = Config(
+    retries={"mode": "standard", "max_attempts": 3}, connect_timeout=3, read_timeout=20, max_pool_connections=32
+)
+# A condition did not hold; another conditional write was under way; If-Match for an object that is not there; a
+# multipart upload that was completed, but whose answer we lost.
+_CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "NoSuchUpload"}
+_TRY_AGAIN = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequestsException"}
+
+
+@asynccontextmanager
+async def clients(*services: str) -> AsyncIterator[list[Any]]:
+    """Clients of the services named, for the running event loop. Making the first one blocks the loop for a moment."""
+    session = aioboto3.Session()
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(session.client(name, config=CONFIG)) for name in services]
+
+
+@contextmanager
+def errors_named() -> Iterator[None]:
+    """Turns what a client raises into our AwsUnavailable, AwsRefused or ObjectChanged."""
+    try:
+        yield
+    except ClientError as error:
+        code = error_code(error)
+        said = f"{error.operation_name} was answered {code}"
+        if code in _CHANGED:
+            raise ObjectChanged(said) from error
+        if error.response["ResponseMetadata"].get("HTTPStatusCode", 500) >= 500 or code in _TRY_AGAIN:
+            raise AwsUnavailable(said) from error
+        raise AwsRefused(said) from error
+    except (BotoCoreError, OSError, TimeoutError) as error:
+        raise AwsUnavailable(f"AWS did not answer: {type(error).__name__}") from error
+
+
+def error_code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "without a code"))

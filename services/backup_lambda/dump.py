@@ -1,0 +1,99 @@
+"""Makes the objects of a backup, all but the manifest, and reads them back."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from backup_lambda import blocks
+from backup_lambda.blocks import BlockWriter
+from backup_lambda.catalogue import Table
+from backup_lambda.errors import CountsDiffer, StoredDiffers
+from backup_lambda.lease import Progress
+from backup_lambda.manifest import TableEntry, object_name
+from backup_lambda.snapshot import Snapshot
+from backup_lambda.store import S3Store
+
+
+class Copied(NamedTuple):
+    """A table in the store, and how many rows PostgreSQL said it has: by count(*) and by COPY."""
+
+    entry: TableEntry
+    counted: int
+    copied: int
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class Dump:
+    """The objects of one backup in the making. Its methods raise BackupFailed and AwsError."""
+
+    store: S3Store
+    folder: str
+    progress: Progress
+
+    async def copy(self, source: Snapshot) -> list[Copied]:
+        # What a dead worker left is replaced only as long as it stays as it is: should that worker wake up, one of
+        # the two fails, and none mixes its objects with the other's.
+        left = await self.store.etags(self.folder)
+        self.progress.stage = "counting"
+        hashes = [await source.row_hash(table) for table in source.tables]
+        self.progress.total_rows = sum(rows for rows, _ in hashes)
+        self.progress.stage = "copying"
+        return [
+            await self._copy_table(source, table, row_hash, left)
+            for table, row_hash in zip(source.tables, hashes, strict=True)
+        ]
+
+    async def read_back(self, copied: Sequence[Copied]) -> None:
+        """A backup is stored only if all counts of its rows agree, and every block has the bytes that were written."""
+        self.progress.stage = "checking"
+        for table in copied:
+            try:
+                await self._read_table_back(table)
+            except StoredDiffers as error:
+                raise StoredDiffers(f"{table.entry.name}: {error}") from error
+
+    async def _copy_table(
+        self, source: Snapshot, table: Table, row_hash: tuple[int, str], left: Mapping[str, str]
+    ) -> Copied:
+        name = object_name(table.schema, table.relation)
+        data, index = f"data/{name}.json.gz", f"index/{name}.json.gz"
+        async with self.store.upload(self.folder + data, left.get(self.folder + data)) as upload:
+            writer = BlockWriter(upload, table.primary_key, self.progress.copied)
+            copied = await source.copy(table, writer.feed)
+            await writer.close()
+            etag = await upload.finish()
+        index_body = blocks.pack_index(writer.index)
+        await self.store.put(self.folder + index, index_body, left.get(self.folder + index))
+        entry = TableEntry(
+            name=table.name,
+            catalogue=table.catalogue,
+            primary_key=list(table.primary_key),
+            rows=writer.rows,
+            bytes=writer.bytes,
+            stored_bytes=upload.bytes,
+            sha256=writer.sha256,
+            row_hash=row_hash[1],
+            object=data,
+            index=index,
+            etag=etag,
+        )
+        return Copied(entry, row_hash[0], copied, hashlib.sha256(index_body).hexdigest())
+
+    async def _read_table_back(self, table: Copied) -> None:
+        entry = table.entry
+        index_body = (await self.store.get(self.folder + entry.index)).body
+        if hashlib.sha256(index_body).hexdigest() != table.index_sha256:
+            raise StoredDiffers("the index that was read back is not the one that was written")
+        index = blocks.unpack_index(index_body)
+        stored = self.store.stream(self.folder + entry.object, entry.etag)
+        counts = {
+            "counted": table.counted,
+            "copied": table.copied,
+            "streamed": entry.rows,
+            "in the index": sum(block.rows for block in index),
+            "read back": await blocks.check(index, stored, self.progress.checked),
+        }
+        if len(set(counts.values())) > 1:
+            raise CountsDiffer(f"{entry.name}: rows {', '.join(f'{what} {n:,}' for what, n in counts.items())}")

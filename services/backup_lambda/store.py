@@ -1,0 +1,112 @@
+"""The bucket. Every write is conditional: an object is made once, or replaced by who has seen its latest version."""
+
+import base64
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+from backup_lambda import aws
+from backup_lambda.errors import AwsUnavailable, ObjectChanged
+from backup_lambda.multipart import Upload
+
+CHUNK_BYTES = 256 * 1024
+
+
+class Stored(NamedTuple):
+    """An object that was read, and the ETag of the version that it was."""
+
+    body: bytes
+    etag: str
+
+
+class S3Store:
+    """One bucket. All methods raise AwsError."""
+
+    def __init__(self, s3: Any, bucket: str) -> None:
+        self._s3 = s3
+        self._bucket = bucket
+
+    async def get(self, key: str) -> Stored:
+        """A small object that is known to exist.
+
+        Whether one exists is asked by listing: to a role whose right to list is limited to a prefix, S3 may answer
+        403 for a missing object.
+        """
+        with aws.errors_named():
+            answer = await self._s3.get_object(Bucket=self._bucket, Key=key)
+        return Stored(b"".join([piece async for piece in _pieces(answer["Body"])]), answer["ETag"])
+
+    async def put(self, key: str, body: bytes, replaces: str | None = None) -> str:
+        """Write an object in place of the version with ETag `replaces`, or where there is none; the new ETag.
+
+        Raises ObjectChanged when somebody else was first.
+        """
+        try:
+            with aws.errors_named():
+                answer = await self._s3.put_object(
+                    Bucket=self._bucket,
+                    Key=key,
+                    Body=body,
+                    ContentType="application/json" if key.endswith(".json") else "application/gzip",
+                    ChecksumSHA256=base64.b64encode(hashlib.sha256(body).digest()).decode(),
+                    **condition(replaces),
+                )
+        except ObjectChanged:
+            # A request that is sent again because its answer got lost finds its own object.
+            if replaces is None and (found := await self.get(key)).body == body:
+                return found.etag
+            raise
+        return str(answer["ETag"])
+
+    def upload(self, key: str, replaces: str | None = None) -> Upload:
+        """An object written as a stream, on the same condition; see Upload."""
+        return Upload(self._s3, self._bucket, key, condition(replaces))
+
+    async def stream(self, key: str, etag: str) -> AsyncIterator[bytes]:
+        """The bytes of the version with this ETag. Raises ObjectChanged when it is there no longer."""
+        with aws.errors_named():
+            answer = await self._s3.get_object(Bucket=self._bucket, Key=key, IfMatch=etag)
+        async for piece in _pieces(answer["Body"]):
+            yield piece
+
+    async def folders(self, prefix: str, after: str = "") -> AsyncIterator[str]:
+        """The names one level under `prefix` that sort after `after`, ascending."""
+        async for page in self._pages(Prefix=prefix, Delimiter="/", StartAfter=prefix + after):
+            for each in page.get("CommonPrefixes", []):
+                yield each["Prefix"].removeprefix(prefix).removesuffix("/")
+
+    async def names(self, prefix: str) -> set[str]:
+        """The objects directly under `prefix`, not those in its folders."""
+        pages = self._pages(Prefix=prefix, Delimiter="/")
+        return {each["Key"].removeprefix(prefix) async for page in pages for each in page.get("Contents", [])}
+
+    async def etags(self, prefix: str) -> dict[str, str]:
+        """The ETag of every object under `prefix`, by key."""
+        return {
+            each["Key"]: each["ETag"] async for page in self._pages(Prefix=prefix) for each in page.get("Contents", [])
+        }
+
+    async def _pages(self, **query: str) -> AsyncIterator[dict[str, Any]]:
+        while True:
+            with aws.errors_named():
+                page = await self._s3.list_objects_v2(Bucket=self._bucket, **query)
+            yield page
+            if not page["IsTruncated"]:
+                return
+            query["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def condition(replaces: str | None) -> dict[str, str]:
+    return {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
+
+
+async def _pieces(body: Any) -> AsyncIterator[bytes]:
+    async with body:  # what it gives here is not itself, but a response that does not check its length
+        while True:
+            try:
+                piece = await body.read(CHUNK_BYTES)
+            except Exception as error:  # aiobotocore lets errors of aiohttp through, which we do not import
+                raise AwsUnavailable(f"AWS stopped in the middle of an object: {type(error).__name__}") from error
+            if not piece:
+                return
+            yield piece

@@ -1,0 +1,258 @@
+"""The API over HTTP, on a real bucket; what stands behind the gateway is in test_handler.py."""
+
+import asyncio
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from backup_lambda import backups
+from backup_lambda.errors import AwsUnavailable
+from backup_lambda.lease import Lease
+from backup_lambda.worker import Worker
+from tests.backup_lambda.world import World, a_long_time, client_of, utc_now
+
+ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+
+
+def assert_problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    assert (answer.status_code, problem["status"], problem["type"]) == (status, status, kind)
+    assert problem["title"]
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    return problem
+
+
+async def test_a_backup_is_asked_for(api: httpx.AsyncClient, world: World) -> None:
+    answer = await api.post("/backups", json={"label": "before the move"})
+    assert answer.status_code == 202
+    made = answer.json()
+    assert ID.fullmatch(made["id"])
+    assert answer.headers["location"] == f"backups/{made['id']}"
+    assert made == {
+        "id": made["id"],
+        "state": "queued",
+        "label": "before the move",
+        "created_at": made["created_at"],
+        "started_at": None,
+        "ended_at": None,
+        "progress": None,
+        "tables": [],
+        "rows": 0,
+        "bytes": 0,
+        "stored_bytes": 0,
+        "reason": None,
+        "requested_by": None,
+    }
+    assert world.started == [made["id"]]
+    assert await world.keys() == [f"backups/{made['id']}/request.json"]
+    assert (await api.get(f"/backups/{made['id']}")).json() == made
+
+
+async def test_the_location_resolves_against_the_gateways_address(api: httpx.AsyncClient) -> None:
+    answer = await api.post("/backups", json={})
+    asked = httpx.URL("http://127.0.0.1:4566/_aws/execute-api/abc/v1/backups")
+    assert str(asked.join(answer.headers["location"])) == f"{asked}/{answer.json()['id']}"
+
+
+async def test_the_same_key_is_the_same_backup(api: httpx.AsyncClient, world: World) -> None:
+    key = {"Idempotency-Key": "run 7"}
+    answers = await asyncio.gather(*(api.post("/backups", json={"label": "a"}, headers=key) for _ in range(5)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(await world.keys("backups/")) == 1
+    other = await api.post("/backups", json={"label": "b"}, headers=key)
+    assert_problem(other, 422, "idempotency-key-reused")
+    assert (await api.post("/backups", json={"label": "a"}, headers={"Idempotency-Key": "run 8"})).json() != answers[
+        0
+    ].json()
+
+
+async def test_a_request_that_stopped_half_way_is_completed_by_its_repetition(world: World) -> None:
+    """The function may end between any two of its steps."""
+    key = {"Idempotency-Key": "run 9"}
+
+    async def lost(backup_id: str) -> None:
+        raise AwsUnavailable("Invoke was answered ServiceException")
+
+    async with client_of(world, lost) as api:
+        assert_problem(await api.post("/backups", json={}, headers=key), 503, "aws-unavailable")
+    [request] = await world.keys("backups/")
+    await world.s3.delete_object(Bucket=world.bucket, Key=request)  # as if it had ended one step earlier
+    async with client_of(world, world.start_worker) as api:
+        again = await api.post("/backups", json={}, headers=key)
+    assert again.status_code == 202
+    assert await world.keys("backups/") == [request]
+    assert world.started == [again.json()["id"]]
+
+
+async def test_a_repetition_after_the_start_starts_nothing(api: httpx.AsyncClient, world: World) -> None:
+    key = {"Idempotency-Key": "run 10"}
+    made = (await api.post("/backups", json={}, headers=key)).json()
+    assert await Lease.take(world.store, f"backups/{made['id']}/progress.json", utc_now)
+    again = await api.post("/backups", json={}, headers=key)
+    assert (again.status_code, again.json()["state"]) == (202, "running")
+    assert world.started == [made["id"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "pointer"),
+    [
+        ({"label": "x" * 201}, {}, "/body/label"),
+        ({"label": ""}, {}, "/body/label"),
+        ({"label": 1}, {}, "/body/label"),
+        ({"label": "a\nReason: forged"}, {}, "/body/label"),
+        ({"label": "lone \ud800"}, {}, "/body/label"),
+        ({"tables": ["notes.notes"]}, {}, "/body/tables"),
+        ([], {}, "/body"),
+        ({}, {"Idempotency-Key": ""}, "/header/idempotency-key"),
+        ({}, {"Idempotency-Key": "x" * 256}, "/header/idempotency-key"),
+        ({}, {"Idempotency-Key": "ü".encode()}, "/header/idempotency-key"),
+    ],
+)
+async def test_what_is_not_allowed_is_refused(
+    api: httpx.AsyncClient, world: World, body: Any, headers: dict[str, Any], pointer: str
+) -> None:
+    content = json.dumps(body)
+    answer = await api.post("/backups", content=content, headers={"Content-Type": "application/json", **headers})
+    problem = assert_problem(answer, 422, "invalid-request")
+    assert [error["pointer"] for error in problem["errors"]] == [pointer]
+    assert await world.keys() == []
+
+
+async def test_problems_are_problems(api: httpx.AsyncClient) -> None:
+    json_type = {"Content-Type": "application/json"}
+    assert_problem(await api.post("/backups", content=b"{", headers=json_type), 422, "invalid-request")
+    assert_problem(await api.get("/backups?limit=1"), 422, "invalid-request")
+    assert_problem(await api.get("/backups/20261122T020000Z-3f9a2c1b"), 404, "backup-not-found")
+    assert_problem(await api.get("/backups/..%2f..%2fidempotency"), 404, "not-found")
+    assert_problem(await api.get("/backups/nonsense"), 404, "backup-not-found")
+    assert_problem(await api.get("/backups/before/20261399T020000Z-3f9a2c1b"), 422, "invalid-request")
+    assert_problem(await api.get("/nothing"), 404, "not-found")
+    refused = await api.delete("/backups")
+    assert_problem(refused, 405, "method-not-allowed")
+    assert set(refused.headers["allow"].split(", ")) <= {"GET", "POST"}
+
+
+async def test_an_unforeseen_error_is_a_problem_that_tells_nothing(world: World) -> None:
+    async def broken(backup_id: str) -> None:
+        raise RuntimeError("the password is hunter2")
+
+    async with client_of(world, broken) as api:
+        answer = await api.post("/backups", json={})
+    assert_problem(answer, 500, "internal-error")
+    assert "hunter2" not in answer.text
+
+
+async def test_request_ids_are_echoed_when_they_are_ids(api: httpx.AsyncClient) -> None:
+    answer = await api.get("/backups", headers={"X-Request-Id": "abc-123"})
+    assert answer.headers["x-request-id"] == "abc-123"
+    answer = await api.get("/backups", headers={"X-Request-Id": "a b"})
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+async def test_a_bucket_that_is_away_is_a_problem(api: httpx.AsyncClient, world: World) -> None:
+    await world.s3.delete_bucket(Bucket=world.bucket)
+    assert_problem(await api.get("/backups"), 500, "aws-refused")
+
+
+async def test_pages_show_every_backup_once_newest_first(api: httpx.AsyncClient, world: World) -> None:
+    """Backups of years, dense and sparse, and a folder that is none."""
+    now = datetime.now(UTC)
+    times = [now - timedelta(seconds=7 * i) for i in range(60)]
+    times += [now - timedelta(days=i, seconds=1) for i in range(1, 120)]
+    times += [now - timedelta(days=400 * i) for i in range(1, 27)]
+    ids = sorted({f"{time:%Y%m%dT%H%M%SZ}-{i:08x}" for i, time in enumerate(times)}, reverse=True)
+    for each in ids:
+        request = {"id": each, "created_at": now, "label": None, "requested_by": None}
+        await world.write(f"backups/{each}/request.json", request)
+        await world.write(f"backups/{each}/data/notes.notes.json.gz", {})
+    await world.write("backups/not-a-backup/request.json", {})
+    shown, path, pages = [], "/backups", 0
+    while path:
+        page = (await api.get(path)).json()
+        pages += 1
+        assert page["has_more"] == (page["next_cursor"] is not None)
+        assert len(page["items"]) == 100 or not page["has_more"]
+        shown += [item["id"] for item in page["items"]]
+        path = f"/backups/before/{page['next_cursor']}" if page["has_more"] else ""
+    assert shown == ids
+    assert pages == 3
+    assert (await api.get(f"/backups/before/{ids[-1]}")).json() == {"items": [], "next_cursor": None, "has_more": False}
+
+
+async def test_an_empty_bucket_has_an_empty_page(api: httpx.AsyncClient) -> None:
+    assert (await api.get("/backups")).json() == {"items": [], "next_cursor": None, "has_more": False}
+
+
+async def test_states_are_which_objects_exist(api: httpx.AsyncClient, world: World, worker: Worker) -> None:
+    backup_id = await world.wish("nightly")
+
+    async def shown() -> dict[str, Any]:
+        answer: dict[str, Any] = (await api.get(f"/backups/{backup_id}")).json()
+        return answer
+
+    lease = await Lease.take(world.store, f"backups/{backup_id}/progress.json", utc_now)
+    assert lease
+    lease.progress.stage, lease.progress.total_rows = "copying", 200
+    lease.progress.copied(100, 5000)
+    await lease.renew()
+    running = await shown()
+    assert running["state"] == "running"
+    assert running["progress"] == {"stage": "copying", "rows": 100, "bytes": 5000, "percent": 25}
+
+    await world.let_die(backup_id)
+    assert (await shown())["reason"] == "lost: its worker was not heard of any more"
+
+    lease = await Lease.take(world.store, f"backups/{backup_id}/progress.json", utc_now)
+    assert lease
+    await lease.release("PutObject was answered SlowDown")
+    assert ((await shown())["state"], (await shown())["reason"]) == ("running", "PutObject was answered SlowDown")
+    await world.let_die(backup_id)
+    lost = await shown()
+    assert (lost["state"], lost["reason"]) == ("failed", "lost: PutObject was answered SlowDown")
+    assert lost["ended_at"]
+
+    assert await worker.back_up(backup_id, a_long_time) == "stored"
+    stored = await shown()
+    assert (stored["state"], stored["label"], stored["reason"], stored["progress"]) == ("stored", "nightly", None, None)
+    assert stored["requested_by"] == "arn:aws:iam::1:user/ops"
+    assert stored["started_at"] == running["started_at"]
+
+    failed_id = await world.wish()
+    await world.write(
+        f"backups/{failed_id}/failure.json",
+        {
+            "request": await world.read_json(f"backups/{failed_id}/request.json"),
+            "reason": "PostgreSQL: gone",
+            "started_at": datetime.now(UTC),
+            "ended_at": datetime.now(UTC),
+        },
+    )
+    failed = (await api.get(f"/backups/{failed_id}")).json()
+    assert (failed["state"], failed["reason"]) == ("failed", "PostgreSQL: gone")
+    assert {item["id"]: item["state"] for item in (await api.get("/backups")).json()["items"]} == {
+        backup_id: "stored",
+        failed_id: "failed",
+    }
+
+
+async def test_the_end_is_never_taken_for_a_loss(world: World) -> None:
+    """A reader that saw no manifest, and then a lease that has ended, looks again."""
+    backup_id = await world.wish()
+    lease = await Lease.take(world.store, f"backups/{backup_id}/progress.json", utc_now)
+    assert lease
+    await world.let_die(backup_id)
+
+    async def ends_now(request: Any, **_: Any) -> None:
+        if request.url.endswith("/progress.json"):
+            asked = await world.read_json(f"backups/{backup_id}/request.json")
+            failure = {"request": asked, "reason": "the truth", "started_at": utc_now(), "ended_at": utc_now()}
+            await world.write(f"backups/{backup_id}/failure.json", failure)
+
+    world.s3.meta.events.register("before-send.s3.GetObject", ends_now)
+    assert (await backups.show(world.store, backup_id, utc_now)).reason == "the truth"

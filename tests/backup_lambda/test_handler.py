@@ -1,0 +1,212 @@
+"""The two functions as Lambda runs them: a process with settings in its environment, and events of the gateway."""
+
+import asyncio
+import base64
+import io
+import json
+import secrets
+import sys
+import zipfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from backup_lambda import aws
+from tests.backup_lambda.world import Connection, World, until
+from tests.servers import Cluster
+
+SERVICES = Path(__file__).parents[2] / "services"
+RUNTIME = Path(__file__).with_name("lambda_runtime.py")
+# What stands in for the worker function: it hands its event on, for the test to give to the real one.
+RELAY = """
+import json, os, botocore.session
+def handler(event, context):
+    sqs = botocore.session.get_session().create_client("sqs", region_name=os.environ["AWS_REGION"])
+    sqs.send_message(QueueUrl=os.environ["QUEUE_URL"], MessageBody=json.dumps(event))
+"""
+ANYBODY = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"},
+    ],
+}
+SEND = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": "*"}]}
+
+
+class Function:
+    """A warm function."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def invoke(self, event: Any) -> dict[str, Any]:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(event).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(await self._process.stdout.readline())
+        return answer
+
+
+@asynccontextmanager
+async def function(handler: str, environment: Mapping[str, str]) -> AsyncIterator[Function]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", str(RUNTIME), f"backup_lambda.handler.{handler}"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**environment, "PYTHONPATH": str(SERVICES)},
+    )
+    try:
+        yield Function(process)
+    finally:
+        process.kill()
+        await process.wait()
+
+
+class Gateway(httpx.AsyncBaseTransport):
+    """API Gateway's part: an HTTP request becomes an event of the REST proxy, payload version 1."""
+
+    def __init__(self, function: Function, *, in_base64: bool = False) -> None:
+        self._function = function
+        self._in_base64 = in_base64
+        self.request_id = ""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.request_id = secrets.token_hex(8)
+        body = await request.aread()
+        answer = (await self._function.invoke(self._event(request, body)))["result"]
+        assert answer["isBase64Encoded"] is False
+        return httpx.Response(answer["statusCode"], headers=answer["headers"], content=answer["body"])
+
+    def _event(self, request: httpx.Request, body: bytes) -> dict[str, Any]:
+        headers = dict(request.headers)
+        query = dict(request.url.params) or None
+        return {
+            "resource": "/{proxy+}",
+            "path": request.url.path,
+            "httpMethod": request.method,
+            "headers": headers,
+            "multiValueHeaders": {name: [value] for name, value in headers.items()},
+            "queryStringParameters": query,
+            "multiValueQueryStringParameters": {name: [value] for name, value in query.items()} if query else None,
+            "pathParameters": None,
+            "stageVariables": None,
+            "requestContext": {
+                "resourcePath": "/{proxy+}",
+                "httpMethod": request.method,
+                "path": f"/v1{request.url.path}",
+                "stage": "v1",
+                "requestId": self.request_id,
+                "identity": {"sourceIp": "127.0.0.1", "userArn": "arn:aws:iam::123456789012:user/ops"},
+            },
+            "body": (base64.b64encode(body) if self._in_base64 else body).decode() or None,
+            "isBase64Encoded": self._in_base64,
+        }
+
+
+@pytest.fixture
+async def settings(aws_environment: dict[str, str], world: World) -> dict[str, str]:
+    return aws_environment | {"HOLDFAST_BUCKET": world.bucket, "HOLDFAST_TOPIC_ARN": world.topic.arn}
+
+
+@asynccontextmanager
+async def relay_function(queue_url: str) -> AsyncIterator[str]:
+    """The name of a function in the emulator that sends its events to a queue."""
+    name = f"relay-{secrets.token_hex(4)}"
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("relay.py", RELAY)
+    async with aws.clients("lambda", "iam") as (functions, iam):
+        role = await iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(ANYBODY))
+        await iam.put_role_policy(RoleName=name, PolicyName="send", PolicyDocument=json.dumps(SEND))
+        await functions.create_function(
+            FunctionName=name,
+            Runtime="python3.13",
+            Role=role["Role"]["Arn"],
+            Handler="relay.handler",
+            Code={"ZipFile": package.getvalue()},
+            Environment={"Variables": {"QUEUE_URL": queue_url}},
+            Timeout=30,
+        )
+        yield name
+        await functions.delete_function(FunctionName=name)
+
+
+async def test_a_backup_from_the_gateway_to_the_bucket(
+    settings: dict[str, str], world: World, cluster: Cluster, database: str, owner: Connection
+) -> None:
+    await owner.execute("create table notes.notes as select i as id from generate_series(1, 10) i")
+    async with aws.clients("secretsmanager") as (keeper,):
+        url = cluster.url("notes_backup", database)
+        secret = await keeper.create_secret(Name=world.bucket, SecretString=url)
+    handed_on = (await world.sqs.create_queue(QueueName=f"{world.bucket}-relay"))["QueueUrl"]
+    async with (
+        relay_function(handed_on) as worker_name,
+        function("api", settings | {"HOLDFAST_WORKER_FUNCTION": worker_name}) as api,
+        function("worker", settings | {"HOLDFAST_DATABASE_SECRET": secret["ARN"]}) as worker,
+        httpx.AsyncClient(transport=(gateway := Gateway(api)), base_url="https://api/") as client,
+    ):
+        asked = await client.post("/backups", json={"label": "by ops"}, headers={"X-Request-Id": "the-clients"})
+        assert asked.status_code == 202
+        assert asked.headers["x-request-id"] == gateway.request_id
+        assert asked.json()["requested_by"] == "arn:aws:iam::123456789012:user/ops"
+
+        async def handed() -> list[dict[str, Any]]:
+            answer = await world.sqs.receive_message(QueueUrl=handed_on)
+            found: list[dict[str, Any]] = answer.get("Messages", [])
+            return found
+
+        [message] = await until(handed)
+        event = json.loads(message["Body"])
+        assert event == {"task": "backup", "backup_id": asked.json()["id"]}
+        done = {"backup_id": asked.json()["id"], "outcome": "stored"}
+        assert await worker.invoke(event) == {"result": done}
+        assert await worker.invoke(event) == {"result": done | {"outcome": "left alone"}}
+
+        shown = await client.get(f"/{asked.headers['location']}")
+        assert (shown.json()["state"], shown.json()["rows"]) == ("stored", 10)
+        assert (await client.get("/backups")).json()["items"] == [shown.json()]
+
+
+async def test_problems_come_through_the_gateway(settings: dict[str, str]) -> None:
+    async with (
+        function("api", settings | {"HOLDFAST_WORKER_FUNCTION": "no-such-function"}) as api,
+        httpx.AsyncClient(transport=(gateway := Gateway(api, in_base64=True)), base_url="https://api/") as client,
+    ):
+        for answer, status, kind in [
+            (await client.get("/backups/nothing"), 404, "backup-not-found"),
+            (await client.get("/nothing"), 404, "not-found"),
+            (await client.get("/backups?limit=3"), 422, "invalid-request"),
+            (await client.post("/backups", json={"lable": "x"}), 422, "invalid-request"),
+            (await client.post("/backups", json={}), 500, "aws-refused"),
+        ]:
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert (answer.status_code, answer.json()["type"]) == (status, kind)
+            assert answer.json()["request_id"] == answer.headers["x-request-id"]
+        assert answer.json()["request_id"] == gateway.request_id
+
+
+@pytest.mark.parametrize("event", [{}, {"task": "backup"}, {"task": "backup", "backup_id": "../x"}, {"Records": []}])
+async def test_unknown_events_are_refused(settings: dict[str, str], event: object) -> None:
+    async with function("api", settings) as api, function("worker", settings) as worker:
+        for each in (api, worker):
+            assert (await each.invoke(event))["error"] == "UnknownEvent"
+
+
+async def test_a_function_with_wrong_settings_says_which(settings: dict[str, str]) -> None:
+    async with function("worker", settings | {"HOLDFAST_DATABASE_URL": "postgresql://u:hunter2@h/d"}) as worker:
+        said = await worker.invoke({"task": "backup", "backup_id": "20261122T020000Z-3f9a2c1b"})
+    assert said["error"] == "SettingsError"
+    assert "unknown setting HOLDFAST_DATABASE_URL" in said["message"]
+    assert "hunter2" not in said["message"]
+
+
+async def test_a_backup_whose_secret_cannot_be_read_is_tried_again(settings: dict[str, str], world: World) -> None:
+    backup_id = await world.wish()
+    missing = "arn:aws:secretsmanager:us-east-1:000000000000:secret:missing-AbCdEf"
+    async with function("worker", settings | {"HOLDFAST_DATABASE_SECRET": missing}) as worker:
+        said = await worker.invoke({"task": "backup", "backup_id": backup_id})
+    assert said == {"error": "AwsRefused", "message": "GetSecretValue was answered ResourceNotFoundException"}

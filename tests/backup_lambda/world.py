@@ -1,0 +1,117 @@
+"""What stands around the service in a test, and how a test reaches it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias, TypeVar
+
+import asyncpg
+import httpx
+
+from backup_lambda import backups
+from backup_lambda.app import create_app
+from backup_lambda.notices import Topic
+from backup_lambda.schemas import BackupIn
+from backup_lambda.store import S3Store
+from backup_lambda.worker import Worker
+
+T = TypeVar("T")
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+SCHEMAS = ("notes", "scheduler")
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class World:
+    """What stands around the service."""
+
+    s3: Any
+    sns: Any
+    sqs: Any
+    bucket: str
+    topic: Topic
+    queue_url: str
+    started: list[str] = field(default_factory=list)
+
+    @property
+    def store(self) -> S3Store:
+        return S3Store(self.s3, self.bucket)
+
+    async def start_worker(self, backup_id: str) -> None:
+        self.started.append(backup_id)
+
+    async def wish(self, label: str | None = None) -> str:
+        """Ask for a backup, as the API does; its id."""
+        wanted = BackupIn(label=label)
+        made = await backups.request(
+            self.store, self.start_worker, wanted, key=None, requested_by="arn:aws:iam::1:user/ops", now=utc_now
+        )
+        return made.id
+
+    async def read(self, key: str) -> bytes:
+        answer = await self.s3.get_object(Bucket=self.bucket, Key=key)
+        return bytes(await answer["Body"].read())
+
+    async def read_json(self, key: str) -> Any:
+        return json.loads(await self.read(key))
+
+    async def write(self, key: str, value: Any) -> None:
+        await self.s3.put_object(Bucket=self.bucket, Key=key, Body=json.dumps(value, default=str).encode())
+
+    async def let_die(self, backup_id: str) -> None:
+        """Let the lease of a backup be one that its worker left to run out."""
+        key = f"backups/{backup_id}/progress.json"
+        await self.write(key, await self.read_json(key) | {"lease_until": utc_now() - timedelta(seconds=1)})
+
+    async def keys(self, prefix: str = "") -> list[str]:
+        return sorted(await self.store.etags(prefix))
+
+    async def open_uploads(self) -> list[str]:
+        answer = await self.s3.list_multipart_uploads(Bucket=self.bucket)
+        return [each["Key"] for each in answer.get("Uploads", [])]
+
+    async def notices(self) -> list[dict[str, Any]]:
+        """What SNS delivered so far: the envelopes, whose `Message` is the CloudEvent."""
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = await self.sqs.receive_message(QueueUrl=self.queue_url, MaxNumberOfMessages=10)
+            if not answer.get("Messages"):
+                return found
+            for each in answer["Messages"]:
+                found.append(json.loads(each["Body"]))
+                await self.sqs.delete_message(QueueUrl=self.queue_url, ReceiptHandle=each["ReceiptHandle"])
+
+
+def worker_for(world: World, url: str) -> Worker:
+    async def database_url() -> str:
+        return url
+
+    return Worker(world.store, world.topic, database_url, SCHEMAS, utc_now)
+
+
+async def until(met: Callable[[], Awaitable[T | None]], seconds: float = 20) -> T:
+    """What `met` gives once it gives something true."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if found := await met():
+                return found
+            await asyncio.sleep(0.05)
+
+
+def a_long_time() -> float:
+    """Seconds left of an invocation that has just begun."""
+    return 900.0
+
+
+@asynccontextmanager
+async def client_of(world: World, start_worker: Callable[[str], Awaitable[None]]) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(world.store, world.topic, start_worker)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
