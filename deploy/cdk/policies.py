@@ -1,0 +1,124 @@
+"""Who may do what in the backup stack: every policy, written out by hand.
+
+A statement has one purpose and a Sid that names it. A resource is named wherever it has a name; a wildcard stands
+for an id that is made later (`backups/*/...`, `GET/backups/*`) or has its reason beside it. docs/rights.md shows all
+of this as a table.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aws_cdk import Aws, CfnCondition, Fn
+
+Statement = dict[str, Any]
+
+
+def document(*statements: Any) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def api_function(bucket_arn: str, topic_arn: str, worker_arn: str, log_arn: str) -> list[Statement]:
+    return [
+        _allow("WriteRequests", "s3:PutObject", f"{bucket_arn}/backups/*/request.json", f"{bucket_arn}/idempotency/*"),
+        _allow("ReadBackupsAndKeys", "s3:GetObject", f"{bucket_arn}/backups/*", f"{bucket_arn}/idempotency/*"),
+        _list_bucket(bucket_arn, "backups/*"),
+        _allow("StartTheWorker", "lambda:InvokeFunction", worker_arn),
+        _allow("SubscribeByEmail", "sns:Subscribe", topic_arn),
+        _allow("ListSubscriptions", "sns:ListSubscriptionsByTopic", topic_arn),
+        # SNS has no resource for it: it cannot be limited to the topic's own subscriptions.
+        _allow("ReadFilterPolicies", "sns:GetSubscriptionAttributes", "*"),
+        _write_log(log_arn),
+    ]
+
+
+def worker_function(
+    bucket_arn: str, topic_arn: str, dead_letters_arn: str, secret_arn: str, log_arn: str
+) -> list[Statement]:
+    """No delete: what is backed up is out of this role's reach, the bucket being versioned."""
+    backup = f"{bucket_arn}/backups/*"
+    return [
+        _allow(
+            "WriteBackups",
+            "s3:PutObject",
+            *(f"{backup}/{name}" for name in ("progress.json", "data/*", "index/*", "manifest.json", "failure.json")),
+        ),
+        _allow("AbortUploads", "s3:AbortMultipartUpload", f"{backup}/data/*"),
+        _allow("ReadBackups", "s3:GetObject", backup),
+        _list_bucket(bucket_arn, "backups/*"),
+        _allow("AnnounceBackups", "sns:Publish", topic_arn),
+        _allow("ReadTheDatabaseUrl", "secretsmanager:GetSecretValue", secret_arn),
+        _allow("BuryFailedEvents", "sqs:SendMessage", dead_letters_arn),
+        _write_log(log_arn),
+    ]
+
+
+def scheduler(topic_arn: str, methods: Mapping[str, str]) -> list[Statement]:
+    """`methods` gives the ARN of `METHOD /path`."""
+    return [
+        _allow("StartAndFollowBackups", "execute-api:Invoke", methods["POST /backups"], methods["GET /backups/{id}"]),
+        _allow("AnnounceLostRuns", "sns:Publish", topic_arn),
+    ]
+
+
+def ops(bucket_arn: str, methods: Mapping[str, str]) -> list[Statement]:
+    return [
+        _allow("CallEveryMethod", "execute-api:Invoke", *methods.values()),
+        _allow("ReadBackups", "s3:GetObject", f"{bucket_arn}/backups/*"),
+        _list_bucket(bucket_arn, "backups/*"),
+    ]
+
+
+def bucket(bucket_arn: str) -> dict[str, Any]:
+    return document(_deny_plain_http("s3:*", bucket_arn, f"{bucket_arn}/*"))
+
+
+def topic(topic_arn: str, tls: CfnCondition) -> dict[str, Any]:
+    """Roles publish by their own policies; SNS's default policy, which allows the whole account, is replaced."""
+    return document(
+        _if(tls, _deny_plain_http("sns:Publish", topic_arn)),
+        {
+            **_allow("AnnounceAlarms", "sns:Publish", topic_arn),
+            "Principal": {"Service": "cloudwatch.amazonaws.com"},
+            "Condition": {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}},
+        },
+    )
+
+
+def dead_letters(queue_arn: str, worker_role_arn: str, tls: CfnCondition) -> dict[str, Any]:
+    return document(
+        _if(tls, _deny_plain_http("sqs:*", queue_arn)),
+        {**_allow("BuryFailedEvents", "sqs:SendMessage", queue_arn), "Principal": {"AWS": worker_role_arn}},
+    )
+
+
+def _allow(sid: str, action: str, *resources: str) -> Statement:
+    return {"Sid": sid, "Effect": "Allow", "Action": action, "Resource": _one_or_list(resources)}
+
+
+def _list_bucket(bucket_arn: str, prefix: str) -> Statement:
+    # Without this right S3 answers 403 instead of 404 for an object that is not there.
+    statement = _allow("ListBackups", "s3:ListBucket", bucket_arn)
+    return {**statement, "Condition": {"StringLike": {"s3:prefix": prefix}}}
+
+
+def _write_log(log_arn: str) -> Statement:
+    return {**_allow("WriteTheLog", "", log_arn), "Action": ["logs:CreateLogStream", "logs:PutLogEvents"]}
+
+
+def _deny_plain_http(action: str, *resources: str) -> Statement:
+    return {
+        "Sid": "OnlyOverTls",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": action,
+        "Resource": _one_or_list(resources),
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
+
+
+def _if(condition: CfnCondition, statement: Statement) -> Any:
+    return Fn.condition_if(condition.logical_id, statement, Aws.NO_VALUE)
+
+
+def _one_or_list(values: Sequence[str]) -> Any:
+    return values[0] if len(values) == 1 else list(values)

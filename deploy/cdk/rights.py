@@ -1,0 +1,110 @@
+"""Write docs/rights.md, who may do what on AWS, from the committed template: `python -m deploy.cdk.rights`.
+
+It needs neither CDK nor Node. A test compares the file with the template.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / "deploy" / "cdk" / "templates" / "backup.json"
+TABLE = ROOT / "docs" / "rights.md"
+HEAD = """# Who may do what on AWS
+
+Made from `deploy/cdk/templates/backup.json` by `python -m deploy.cdk.rights`; a test compares the two. The reason of
+each right is in `deploy/cdk/policies.py`. What is not listed is denied. Names are those of the template.
+"""
+Resources = dict[str, dict[str, Any]]
+
+
+def page(template: dict[str, Any]) -> str:
+    resources: Resources = template["Resources"]
+    return "\n".join([HEAD, *_identities(resources), *_resource_policies(resources)])
+
+
+def _identities(resources: Resources) -> Iterator[str]:
+    for name, role in _of_type(resources, "AWS::IAM::Role"):
+        trusted = role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"]["Service"]
+        yield f"## {name}, the role of {trusted}\n"
+        for arn in role.get("ManagedPolicyArns", []):
+            yield f"AWS's own policy `{_text(arn).split('policy/')[1]}`.\n"
+        for policy in role.get("Policies", []):
+            yield from _table(policy["PolicyDocument"]["Statement"])
+    for name, policy in _of_type(resources, "AWS::IAM::ManagedPolicy"):
+        yield f"## {name}, to attach to a user or a role\n"
+        yield from _table(policy["PolicyDocument"]["Statement"])
+
+
+def _table(statements: list[dict[str, Any]]) -> Iterator[str]:
+    yield from _rows("why", "action", "resource", "condition")
+    for each in statements:
+        yield _row(each["Sid"], _code(each["Action"]), _code(each["Resource"]), _condition(each))
+    yield ""
+
+
+def _resource_policies(resources: Resources) -> Iterator[str]:
+    yield "## Policies of the resources themselves\n"
+    yield from _rows("resource", "why", "effect", "who", "action", "condition")
+    for kind in ("AWS::S3::BucketPolicy", "AWS::SNS::TopicPolicy", "AWS::SQS::QueuePolicy"):
+        for _, policy in _of_type(resources, kind):
+            for each in map(_unless_emulated, policy["PolicyDocument"]["Statement"]):
+                who, what = _principal(each["Principal"]), _code(each["Action"])
+                yield _row(_code(each["Resource"]), each["Sid"], each["Effect"], who, what, _condition(each))
+    for _, each in _of_type(resources, "AWS::Lambda::Permission"):
+        who, what, source = _code(each["Principal"]), _code(each["Action"]), _code(each["SourceArn"])
+        yield _row(_code(each["FunctionName"]), "", "Allow", who, what, f"called by {source}")
+    yield ""
+
+
+def _unless_emulated(statement: dict[str, Any]) -> dict[str, Any]:
+    """A statement as it is on AWS, where RequireTls is true."""
+    found: dict[str, Any] = statement["Fn::If"][1] if "Fn::If" in statement else statement
+    return found
+
+
+def _principal(principal: Any) -> str:
+    return "everyone" if principal == "*" else _code(next(iter(principal.values())))
+
+
+def _condition(statement: dict[str, Any]) -> str:
+    tests = statement.get("Condition", {}).items()
+    return "; ".join(f"{operator} `{key}` {_code(value)}" for operator, test in tests for key, value in test.items())
+
+
+def _code(values: Any) -> str:
+    return "<br>".join(f"`{_text(value)}`" for value in (values if isinstance(values, list) else [values]))
+
+
+def _text(value: Any) -> str:
+    """A value of the template as people say it: names for references, ARNs without what is the same in all."""
+    match value:
+        case {"Fn::Join": [separator, parts]}:
+            return re.sub(r"^arn:[^/]*:", "", separator.join(map(_text, parts)))
+        case {"Fn::GetAtt": [name, _]} | {"Ref": name}:
+            return str(name).removeprefix("AWS::")
+        case _:
+            return str(value)
+
+
+def _of_type(resources: Resources, kind: str) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, resource["Properties"]) for name, resource in resources.items() if resource["Type"] == kind]
+
+
+def _rows(*titles: str) -> list[str]:
+    return [_row(*titles), "|" + "---|" * len(titles)]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    TABLE.write_text(page(json.loads(TEMPLATE.read_text())))
+    print(TABLE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Who may call the gateway, and which methods."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from tests.deploy.account import Keys
+from tests.deploy.conftest import Deployed
+
+METHODS = {
+    ("POST", "/backups"): "/backups",
+    ("GET", "/backups"): "/backups",
+    ("GET", "/backups/before/20261122T020000Z-3f9a2c1b"): "/backups/before/{id}",
+    ("GET", "/backups/20261122T020000Z-3f9a2c1b"): "/backups/{id}",
+    ("POST", "/subscriptions"): "/subscriptions",
+    ("GET", "/subscriptions"): "/subscriptions",
+}
+OF_THE_SCHEDULER = {key for key, route in METHODS.items() if key == ("POST", "/backups") or route.endswith("{id}")}
+
+
+@pytest.fixture
+def call(deployed: Deployed) -> Callable[..., httpx.Response]:
+    def call(method: str, path: str, keys: Keys | None = None, body: bytes = b"") -> httpx.Response:
+        return deployed.account.call(deployed.outputs["ApiId"], method, path, keys, body)
+
+    return call
+
+
+@pytest.mark.parametrize(("method", "path"), METHODS)
+def test_an_unsigned_call_is_refused(call: Callable[..., httpx.Response], method: str, path: str) -> None:
+    assert call(method, path).status_code == 403
+
+
+@pytest.mark.parametrize(("method", "path"), METHODS)
+def test_a_wrongly_signed_call_is_refused(
+    call: Callable[..., httpx.Response], deployed: Deployed, method: str, path: str
+) -> None:
+    refused = call(method, path, Keys(deployed.ops.access_key, "not the secret"))
+    assert (refused.status_code, refused.headers["x-amzn-errortype"]) == (403, "InvalidSignatureException")
+
+
+def test_a_key_that_nobody_was_given_is_refused(call: Callable[..., httpx.Response]) -> None:
+    assert call("GET", "/backups", Keys("AKIAUNKNOWNUNKNOWN00", "secret")).status_code == 403
+
+
+def test_a_body_that_was_changed_on_the_way_is_refused(call: Callable[..., httpx.Response], deployed: Deployed) -> None:
+    signed = call("POST", "/backups", deployed.scheduler, b'{"label": "mine"}').request
+    changed = httpx.post(signed.url, headers=signed.headers, content=b'{"label": "ours"}')
+    assert changed.status_code == 403
+
+
+@pytest.mark.parametrize(("method", "path"), METHODS)
+def test_ops_call_every_method(call: Callable[..., httpx.Response], deployed: Deployed, method: str, path: str) -> None:
+    answer = call(method, path, deployed.ops)
+    assert (answer.status_code, answer.json()["resource"]) == (200, METHODS[method, path])
+
+
+@pytest.mark.parametrize(("method", "path"), METHODS)
+def test_the_scheduler_starts_and_follows_backups_and_nothing_else(
+    call: Callable[..., httpx.Response], deployed: Deployed, method: str, path: str
+) -> None:
+    allowed = (method, path) in OF_THE_SCHEDULER
+    assert call(method, path, deployed.scheduler).status_code == (200 if allowed else 403)
+
+
+@pytest.mark.parametrize(("method", "path"), METHODS)
+def test_a_user_without_a_policy_calls_nothing(
+    call: Callable[..., httpx.Response], deployed: Deployed, method: str, path: str
+) -> None:
+    assert call(method, path, deployed.nobody).status_code == 403
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/backups/x"), ("GET", "/"), ("GET", "/restores")])
+def test_what_is_no_method_does_not_reach_the_function(
+    call: Callable[..., httpx.Response], deployed: Deployed, method: str, path: str
+) -> None:
+    assert call(method, path, deployed.ops).status_code == 403
+
+
+def test_the_function_gets_the_body_as_it_was_sent(call: Callable[..., httpx.Response], deployed: Deployed) -> None:
+    assert call("POST", "/backups", deployed.scheduler, b'{"label": "x"}').json()["body"] == '{"label": "x"}'
