@@ -68,11 +68,14 @@ test: $(TESTED:%=$(VENV)/%/.done) ## all the tests
 	@$(VENV)/dev/bin/python -m coverage report
 	@$(VENV)/cdk/bin/python -m pytest tests/cdk
 
+MYPY := $(VENV)/dev/bin/python -m mypy --no-error-summary
+
 .PHONY: lint
 lint: $(VENV)/dev/.done $(VENV)/cdk/.done ## format, lint and types
 	@$(VENV)/dev/bin/ruff format --check --quiet . || { echo 'run `make format`'; exit 1; }
 	@$(VENV)/dev/bin/ruff check --quiet .
-	@$(VENV)/dev/bin/python -m mypy --no-error-summary services deploy/local deploy/containers deploy/package.py tests
+	@$(MYPY) services deploy/local deploy/containers deploy/package.py tests --exclude '^tests/cdk/'
+	@$(MYPY) --python-executable $(VENV)/cdk/bin/python deploy/cdk tests/cdk
 
 .PHONY: format
 format: $(VENV)/dev/.done ## put the code into its form
@@ -86,3 +89,14 @@ check: lint test ## what CI runs
 package: $(VENV)/dev/.done $(VENV)/emulator/.done ## build the function packages, for this machine and for Lambda
 	@$(VENV)/dev/bin/python -m deploy.package local --python $(VENV)/emulator/bin/python
 	@$(VENV)/dev/bin/python -m deploy.package lambda
+
+.PHONY: template
+template: $(VENV)/cdk/.done ## write the template of the AWS stack, and docs/rights.md
+	@$(VENV)/cdk/bin/python -m deploy.cdk.app
+	@$(VENV)/cdk/bin/python -m deploy.cdk.rights
+
+.PHONY: contracts
+contracts: $(VENV)/dev/.done ## write the OpenAPI documents
+	@for service in $(SERVICES); do \
+		PYTHONPATH=services $(VENV)/dev/bin/python -m $$service.openapi > tests/contract/$$service.openapi.json; \
+	done

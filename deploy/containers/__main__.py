@@ -30,6 +30,8 @@ def make_secrets() -> None:
     write_private(
         RUN / "postgres" / "roles", _shell({f"{role.upper()}_PASSWORD": home.secrets[role] for role in ROLES})
     )
+    for file in (RUN / "postgres").iterdir():
+        file.chmod(0o640)  # PostgreSQL's image has a user of its own, whom compose.yaml puts into our group
     write_private(RUN / "migrations" / "notes_owner_url", server.url("notes_owner", DATABASE))
     write_private(RUN / "notes_api" / "app_url", server.url("notes_app", DATABASE))
     write_private(RUN / "migrations" / "scheduler_owner_url", server.url("scheduler_owner", DATABASE))

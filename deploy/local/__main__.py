@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from deploy.local import home as homes
-from deploy.local.aws import DeployError
+from deploy.local.cloudformation import DeployError
 from deploy.local.home import Home, HomeError
 from deploy.local.process import ProgramError
 from deploy.local.settings import ROOT, Settings, SettingsError

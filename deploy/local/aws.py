@@ -5,7 +5,6 @@ cleanly; whatever it forgot is made anew around the objects in the buckets, whic
 """
 
 import json
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
 
+from deploy.local import cloudformation
 from deploy.local.home import Home
 from deploy.package import Package
 
@@ -23,11 +22,7 @@ STACK = "holdfast-backup"
 CODE_BUCKET = "holdfast-code"
 DATABASE_SECRET = "holdfast/backup-database-url"  # noqa: S105  # the secret's name
 MAIL_QUEUE = "holdfast-mail"
-NEVER_CHANGED = "No updates are to be performed"
-
-
-class DeployError(Exception):
-    """CloudFormation did not take the stack; the message has its reasons."""
+ACCOUNT_ID = "000000000000"  # the emulator's only account
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,9 @@ class Account:
             "DatabaseSecretArn": secret_arn,
             "RequireTls": "false",  # the emulator speaks plain HTTP, on the loopback address
         }
-        outputs = self._deploy_stack(parameters)
+        outputs = cloudformation.deploy(
+            self.cloudformation, STACK, TEMPLATE.read_text(), parameters, retained=self._retained_bucket()
+        )
         topic_arn = outputs["TopicArn"]
         queue_url, queue_arn = self._mail_queue(topic_arn)
         mail_policy = _mail_policy(topic_arn, queue_arn)
@@ -104,47 +101,19 @@ class Account:
         return arn
 
     def _upload(self, package: Package) -> None:
-        existing = {bucket["Name"] for bucket in self.s3.list_buckets()["Buckets"]}
-        if CODE_BUCKET not in existing:
+        if CODE_BUCKET not in self._buckets():
             self.s3.create_bucket(Bucket=CODE_BUCKET)
         if not self.s3.list_objects_v2(Bucket=CODE_BUCKET, Prefix=package.key).get("KeyCount"):
             with package.path.open("rb") as body:
                 self.s3.put_object(Bucket=CODE_BUCKET, Key=package.key, Body=body)
 
-    def _deploy_stack(self, parameters: dict[str, str]) -> dict[str, str]:
-        """Create the stack or update it, and wait; its outputs."""
-        request = {
-            "StackName": STACK,
-            "TemplateBody": TEMPLATE.read_text(),
-            "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-            "Capabilities": ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
-        }
-        exists = self._stack() is not None
-        try:
-            (self.cloudformation.update_stack if exists else self.cloudformation.create_stack)(**request)
-        except ClientError as error:
-            if NEVER_CHANGED not in str(error):
-                raise DeployError(f"CloudFormation refused {TEMPLATE.name}: {error}") from error
-        deadline = time.monotonic() + 120
-        while (stack := self._stack() or {}).get("StackStatus", "").endswith("IN_PROGRESS"):
-            if time.monotonic() > deadline:
-                raise DeployError(f"stack {STACK} is still {stack['StackStatus']} after 120 s")
-            time.sleep(0.1)
-        if stack.get("StackStatus") not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-            raise DeployError(f"stack {STACK} ended as {stack.get('StackStatus')}: {self._reasons()}")
-        return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    def _retained_bucket(self) -> dict[str, str]:
+        """The template's bucket, when it is there already: its objects are on disk, whatever the emulator forgot."""
+        name = f"{STACK}-{ACCOUNT_ID}-{self.region}"
+        return {"Bucket": name} if name in self._buckets() else {}
 
-    def _stack(self) -> dict[str, Any] | None:
-        try:
-            stacks: list[dict[str, Any]] = self.cloudformation.describe_stacks(StackName=STACK)["Stacks"]
-        except ClientError:
-            return None
-        return next((stack for stack in stacks if stack["StackStatus"] != "DELETE_COMPLETE"), None)
-
-    def _reasons(self) -> str:
-        events = self.cloudformation.describe_stack_events(StackName=STACK)["StackEvents"]
-        failed = [event for event in events if event["ResourceStatus"].endswith("FAILED")]
-        return "; ".join(f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', '?')}" for event in failed)
+    def _buckets(self) -> set[str]:
+        return {bucket["Name"] for bucket in self.s3.list_buckets()["Buckets"]}
 
     def _mail_queue(self, topic_arn: str) -> tuple[str, str]:
         """A queue that only the topic may fill, subscribed to it; its URL and ARN."""

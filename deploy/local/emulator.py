@@ -5,6 +5,7 @@ because it pins another botocore than the services do. Functions run on its inte
 """
 
 import os
+import shutil
 from pathlib import Path
 
 from deploy.local.process import Program, http_ok
@@ -24,6 +25,7 @@ def program(python: Path, home: Path, port: int, root_access_key: str, root_secr
     The root keys may do anything, as an AWS account's may: only what deploys the stacks gets them.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.rmtree(home / "tmp", ignore_errors=True)  # unpacked functions, which a kill leaves behind
     return Program(
         name="emulator",
         command=[str(python), "-m", "hypercorn", "ministack.app:app", "--bind", f"127.0.0.1:{port}"],
@@ -49,6 +51,16 @@ def program(python: Path, home: Path, port: int, root_access_key: str, root_secr
         cwd=home,
         answers=lambda: http_ok(f"{endpoint_url(port)}/_ministack/ready"),
     )
+
+
+def forget_saved_state(home: Path) -> None:
+    """Called once the emulator has read it, so that what is on disk is always of the last stop, if that was clean.
+
+    State of an earlier stop would bring back queues whose messages were handled, and users and subscriptions as they
+    were then. The emulator saves all of it anew when it stops cleanly.
+    """
+    for file in (home / "state").glob("*.json"):
+        file.unlink()
 
 
 def _made(directory: Path) -> str:

@@ -16,6 +16,7 @@ def program(home: Path, port: int, notes_api_port: int, scheduler_port: int) -> 
             NGINX_LISTEN=f"127.0.0.1:{port}",
             NGINX_RUN=str(home),
             NGINX_WORKERS="1",
+            NGINX_RESOLVER="127.0.0.1",  # never asked: the services go by address
             NOTES_API=f"127.0.0.1:{notes_api_port}",
             SCHEDULER_API=f"127.0.0.1:{scheduler_port}",
         )

@@ -52,6 +52,7 @@ class Stack:
             aws.wait_until_it_answers(ANSWER_SECONDS)
             self._say("deploying the backup stack into the emulator of AWS")
             deployed = self._account().deploy(self._home, built.result(), server.url("notes_backup", database))
+            emulator.forget_saved_state(self._home.folder("aws"))
         self._say("mail, notes_api, scheduler, NGINX")
         self._run(self._mail(deployed))
         services = [self._begin(program) for program in self._services(server, database, redis_url, deployed)]

@@ -36,22 +36,21 @@ class Stack:
     process: subprocess.Popen[str] | None = None
     root: Path = ROOT  # the checkout that it is started from
 
-    def begin(self, **popen: Any) -> subprocess.Popen[str]:
-        """`make up`, without waiting for it."""
+    def begin(self, *within: str) -> subprocess.Popen[str]:
+        """`make up`, without waiting for it; `within` another command, where one is given."""
         self.process = subprocess.Popen(
-            [str(LOCAL_PYTHON), "-m", "deploy.local", "up"],
+            [*within, str(LOCAL_PYTHON), "-m", "deploy.local", "up"],
             cwd=self.root,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            **popen,
         )
         return self.process
 
-    def up(self, **popen: Any) -> None:
-        output = self.begin(**popen).stdout
+    def up(self, *within: str) -> None:
+        output = self.begin(*within).stdout
         assert output
         said = []
         for line in output:

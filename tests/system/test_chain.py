@@ -86,7 +86,7 @@ def test_a_body_changed_after_signing_is_refused(stack: Stack) -> None:
     with stack.backups() as backups:
         request = backups.build_request("POST", "backups", json={"label": "signed"})
         signed = next(backups.auth.auth_flow(request))  # type: ignore[union-attr]  # the one that the stack gave it
-        altered = httpx.Request("POST", request.url, headers=signed.headers, content=b'{"label": "forged"}')
+        altered = httpx.Request("POST", request.url, headers=signed.headers, content=b'{"label":"forged"}')
         assert httpx.Client().send(altered).status_code == 403
 
 

@@ -13,8 +13,8 @@ from tests.system.stack import Stack, eventually
 NewStack = Callable[[], Stack]
 # 150,000 rows of 2 KB with some entropy: so much that a backup takes seconds.
 FILL = """
-insert into notes.notes (owner, title, content)
-select gen_random_uuid(), 'note ' || n, (select string_agg(md5(n::text || i), ' ') from generate_series(1, 60) i)
+insert into notes.notes (owner, title, tags, content)
+select gen_random_uuid(), 'note ' || n, '{}', (select string_agg(md5(n::text || i), ' ') from generate_series(1, 60) i)
 from generate_series(1, 150000) n
 """
 
@@ -35,7 +35,7 @@ def test_postgresql_stopped_in_the_middle_of_a_backup(new_stack: NewStack) -> No
         assert backup["state"] == "failed"
         assert "PostgreSQL" in backup["reason"]
         (mail,) = eventually(lambda: [m for m in stack.mails() if backup_id in m.get_content()])
-        assert "failed" in mail["Subject"]
+        assert "FAILED" in mail["Subject"]
         assert backup["reason"] in mail.get_content().replace("\n", " ")
         with stack.bucket() as bucket:
             assert bucket.get(f"backups/{backup_id}/manifest.json").status_code in (403, 404)

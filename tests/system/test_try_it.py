@@ -59,6 +59,7 @@ def test_every_path_and_target_that_it_names_exists(file: str) -> None:
     paths = re.findall(r"`((?:services|deploy|tests|docs)/[\w./]*)`", text)
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
-    targets = set(re.findall(r"make ([a-z-]+)(?=[`\s])", text)) - {"and"}
+    targets = set(re.findall(r"(?:`|^)make ([a-z-]+)(?=[`\s])", text, re.MULTILINE))
+    assert targets
     defined = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert targets <= defined
