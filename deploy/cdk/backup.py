@@ -39,8 +39,8 @@ STAGE = "v1"
 ROUTES = (
     ("POST", "/backups"),
     ("GET", "/backups"),
-    ("GET", "/backups/before/{id}"),
-    ("GET", "/backups/{id}"),
+    ("GET", "/backups/before/{backup_id}"),
+    ("GET", "/backups/{backup_id}"),
     ("POST", "/subscriptions"),
     ("GET", "/subscriptions"),
 )

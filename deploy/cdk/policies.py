@@ -55,7 +55,9 @@ def worker_function(
 def scheduler(topic_arn: str, methods: Mapping[str, str]) -> list[Statement]:
     """`methods` gives the ARN of `METHOD /path`."""
     return [
-        _allow("StartAndFollowBackups", "execute-api:Invoke", methods["POST /backups"], methods["GET /backups/{id}"]),
+        _allow(
+            "StartAndFollowBackups", "execute-api:Invoke", methods["POST /backups"], methods["GET /backups/{backup_id}"]
+        ),
         _allow("AnnounceLostRuns", "sns:Publish", topic_arn),
     ]
 

@@ -44,7 +44,7 @@ async def publish(topic: Topic, backup: Backup) -> None:
 
 def subject_of(backup: Backup) -> str:
     """SNS wants ASCII, under 100 characters and no control characters."""
-    what = f"stored, {backup.rows:,} rows" if backup.state == "stored" else f"FAILED: {backup.reason}"
+    what = f"stored, {_rows(backup.rows)}" if backup.state == "stored" else f"FAILED: {backup.reason}"
     subject = f"Holdfast: backup {what}"
     plain = "".join(c if " " <= c <= "~" else "?" for c in " ".join(subject.split()))
     return plain if len(plain) <= SUBJECT_CHARACTERS else f"{plain[: SUBJECT_CHARACTERS - 3]}..."
@@ -67,7 +67,7 @@ def text_of(backup: Backup) -> str:
             f"Rows:      {backup.rows:,} in {len(backup.tables)} tables",
             f"Size:      {size(backup.stored_bytes)} in the bucket, {size(backup.bytes)} uncompressed",
             "",
-            *(f"  {table.name}: {table.rows:,} rows, {size(table.bytes)}" for table in largest[:TABLES_IN_TEXT]),
+            *(f"  {table.name}: {_rows(table.rows)}, {size(table.bytes)}" for table in largest[:TABLES_IN_TEXT]),
             *([f"  and {len(largest) - TABLES_IN_TEXT} more"] if len(largest) > TABLES_IN_TEXT else []),
             "",
             "Every block was read back from the bucket and matches what was written. A restore was not tried.",
@@ -80,6 +80,10 @@ def text_of(backup: Backup) -> str:
             "What to do next: remove the cause, then ask for a new one with POST /backups.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} {'row' if count == 1 else 'rows'}"
 
 
 def size(count: float) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,12 +12,13 @@ from typing import Any, TypeAlias, TypeVar
 import asyncpg
 import httpx
 
-from backup_lambda import backups
+from backup_lambda import aws, backups
 from backup_lambda.app import create_app
 from backup_lambda.notices import Topic
 from backup_lambda.schemas import BackupIn
 from backup_lambda.store import S3Store
 from backup_lambda.worker import Worker
+from tests.servers import Aws
 
 T = TypeVar("T")
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -115,3 +117,43 @@ async def client_of(world: World, start_worker: Callable[[str], Awaitable[None]]
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield client
+
+
+@asynccontextmanager
+async def a_world() -> AsyncIterator[World]:
+    """A bucket, a topic and a queue that hears it, all new. The environment names the account."""
+    name = f"test-{secrets.token_hex(6)}"
+    async with aws.clients("s3", "sns", "sqs") as (s3, sns, sqs):
+        await s3.create_bucket(Bucket=name)
+        topic_arn = (await sns.create_topic(Name=name))["TopicArn"]
+        queue_url = (await sqs.create_queue(QueueName=name))["QueueUrl"]
+        attributes = await sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
+        queue_arn = attributes["Attributes"]["QueueArn"]
+        policy = {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Principal": {"Service": "sns.amazonaws.com"},
+                    "Action": "sqs:SendMessage",
+                    "Resource": queue_arn,
+                    "Condition": {"ArnEquals": {"aws:SourceArn": topic_arn}},
+                }
+            ],
+        }
+        await sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"Policy": json.dumps(policy)})
+        await sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=queue_arn)
+        yield World(s3, sns, sqs, name, Topic(sns, topic_arn), queue_url)
+
+
+def aws_variables(account: Aws) -> dict[str, str]:
+    """What botocore reads of the environment, and nothing of this machine's own."""
+    return {
+        "AWS_ENDPOINT_URL": account.endpoint_url,
+        "AWS_DEFAULT_REGION": account.region,
+        "AWS_ACCESS_KEY_ID": account.access_key,
+        "AWS_SECRET_ACCESS_KEY": account.secret_key,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }

@@ -85,8 +85,8 @@ def test_every_method_needs_a_signature() -> None:
     assert {method["Integration"]["Type"] for method in methods} == {"AWS_PROXY"}
     assert sorted((method["HttpMethod"], path_of(method["ResourceId"])) for method in methods) == [
         ("GET", "/backups"),
-        ("GET", "/backups/before/{id}"),
-        ("GET", "/backups/{id}"),
+        ("GET", "/backups/before/{backup_id}"),
+        ("GET", "/backups/{backup_id}"),
         ("GET", "/subscriptions"),
         ("POST", "/backups"),
         ("POST", "/subscriptions"),

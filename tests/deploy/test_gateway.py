@@ -11,12 +11,14 @@ from tests.deploy.conftest import Deployed
 METHODS = {
     ("POST", "/backups"): "/backups",
     ("GET", "/backups"): "/backups",
-    ("GET", "/backups/before/20261122T020000Z-3f9a2c1b"): "/backups/before/{id}",
-    ("GET", "/backups/20261122T020000Z-3f9a2c1b"): "/backups/{id}",
+    ("GET", "/backups/before/20261122T020000Z-3f9a2c1b"): "/backups/before/{backup_id}",
+    ("GET", "/backups/20261122T020000Z-3f9a2c1b"): "/backups/{backup_id}",
     ("POST", "/subscriptions"): "/subscriptions",
     ("GET", "/subscriptions"): "/subscriptions",
 }
-OF_THE_SCHEDULER = {key for key, route in METHODS.items() if key == ("POST", "/backups") or route.endswith("{id}")}
+OF_THE_SCHEDULER = {
+    key for key, route in METHODS.items() if key == ("POST", "/backups") or route.endswith("{backup_id}")
+}
 
 
 @pytest.fixture
