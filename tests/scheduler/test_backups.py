@@ -1,0 +1,109 @@
+"""The client of the backup API: what it sends, and how long it waits."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+from starlette.responses import Response
+
+from scheduler import backups
+from scheduler.backups import BackupsRefused, BackupsUnavailable
+from scheduler.settings import SettingsError
+from tests.scheduler.gateway import Gateway, problem
+
+
+async def test_a_request_is_signed_with_what_it_says(gateway: Gateway, aws_env: dict[str, str]) -> None:
+    """That the signature is right is seen in the system tests, by a gateway that checks it."""
+    async with backups.connect(gateway.url) as api:
+        backup = await api.start("nightly", "key-1")
+        await api.show(backup.id)
+    post, get = (call.headers for call in gateway.calls)
+    scope = f"Credential=AKIATEST/{datetime.now(UTC):%Y%m%d}/eu-central-1/execute-api/aws4_request"
+    assert post["authorization"].startswith(f"AWS4-HMAC-SHA256 {scope}, ")
+    assert "SignedHeaders=content-type;host;idempotency-key;x-amz-date, " in post["authorization"]
+    assert "SignedHeaders=host;x-amz-date, " in get["authorization"]
+    assert post["content-type"] == "application/json"
+
+
+async def test_temporary_credentials_send_their_token(
+    gateway: Gateway, aws_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of a role")
+    async with backups.connect(gateway.url) as api:
+        await api.start(None, "key-1")
+    headers = gateway.calls[0].headers
+    assert headers["x-amz-security-token"] == "of a role"
+    assert "x-amz-security-token" in headers["authorization"]
+
+
+@pytest.mark.parametrize(
+    ("header", "low", "high"),
+    [
+        ("7", 7, 7),
+        ("0", 0, 0),
+        ("86400", 600, 600),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=9), usegmt=True), 600, 600),
+        (format_datetime(datetime.now(UTC) - timedelta(hours=9), usegmt=True), 0, 0),
+    ],
+)
+async def test_retry_after_is_seconds_or_a_date_and_has_a_limit(
+    gateway: Gateway, aws_env: dict[str, str], header: str, low: float, high: float
+) -> None:
+    gateway.instead.append(problem(429, "Slow down.", **{"Retry-After": header}))
+    async with backups.connect(gateway.url) as api:
+        with pytest.raises(BackupsUnavailable) as told:
+            await api.show("b-1")
+    assert told.value.retry_after_seconds is not None
+    assert low <= told.value.retry_after_seconds <= high
+
+
+@pytest.mark.parametrize("header", ["", "soon", "-5", "1.5", "Sun, 22 Nov 2026 02:00:00 -0000"])
+async def test_any_other_retry_after_is_none(gateway: Gateway, aws_env: dict[str, str], header: str) -> None:
+    gateway.instead.append(problem(503, "Not now.", **{"Retry-After": header}))
+    async with backups.connect(gateway.url) as api:
+        with pytest.raises(BackupsUnavailable) as told:
+            await api.show("b-1")
+    assert told.value.retry_after_seconds is None
+
+
+async def test_a_gateway_that_never_answers_is_given_up(
+    gateway: Gateway, aws_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backups, "ANSWER_SECONDS", 0.3)
+    gateway.open.clear()
+    async with backups.connect(gateway.url) as api:
+        with pytest.raises(BackupsUnavailable, match="does not answer"):
+            await api.start(None, "key-1")
+
+
+async def test_an_answer_that_cannot_be_read_is_none(gateway: Gateway, aws_env: dict[str, str]) -> None:
+    gateway.instead.append(Response(b"not gzip", 202, {"Content-Encoding": "gzip"}))
+    async with backups.connect(gateway.url) as api:
+        with pytest.raises(BackupsUnavailable, match="does not answer"):
+            await api.start(None, "key-1")
+
+
+def test_it_gives_up_before_the_gateway_does() -> None:
+    assert backups.ANSWER_SECONDS < 29
+
+
+async def test_what_is_said_is_fit_to_be_shown(gateway: Gateway, aws_env: dict[str, str]) -> None:
+    gateway.instead.append(problem(400, "line\nline\x00\x1b[31m" + "x" * 5000))
+    async with backups.connect(gateway.url) as api:
+        with pytest.raises(BackupsRefused) as told:
+            await api.start(None, "key-1")
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) < 600
+
+
+@pytest.mark.parametrize("missing", ["AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION"])
+async def test_without_credentials_or_region_it_does_not_start(
+    aws_env: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv(missing)
+    with pytest.raises(SettingsError, match="AWS_DEFAULT_REGION"):
+        async with backups.connect("http://127.0.0.1:9/v1"):
+            pass

@@ -1,0 +1,109 @@
+"""The tick: each due time gets one run, whoever ticks, and nothing is half done."""
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from scheduler import db, due, schedules
+
+RUNS = "select schedule_id, trigger, due_at, state, target from scheduler.runs"
+
+
+async def fire(engine: AsyncEngine) -> int:
+    async with db.transaction(engine) as session:
+        return await due.fire(session)
+
+
+async def test_nothing_is_made_before_its_time(engine: AsyncEngine, sql: asyncpg.Connection) -> None:
+    assert await fire(engine) == 0
+    assert await sql.fetch(RUNS) == []
+
+
+async def test_a_due_schedule_gets_its_run_and_its_next_due_time(engine: AsyncEngine, sql: asyncpg.Connection) -> None:
+    due_at = await sql.fetchval("""
+        update scheduler.schedules set next_due_at = date_trunc('day', now()) - interval '22 hours'
+        returning next_due_at
+    """)
+    assert await fire(engine) == 1
+    [run] = await sql.fetch(RUNS)
+    assert (run["trigger"], run["due_at"], run["state"]) == ("schedule", due_at, "queued")
+    assert run["target"] == '{"kind": "backup", "label": "daily-backup"}'
+    now = datetime.now(UTC)
+    next_due_at = await sql.fetchval("select next_due_at from scheduler.schedules")
+    assert now < next_due_at <= now + timedelta(days=1)
+    assert (next_due_at.hour, next_due_at.minute) == (2, 0)
+    assert await fire(engine) == 0
+
+
+async def test_three_that_tick_at_once_fire_each_schedule_once(engine: AsyncEngine, sql: asyncpg.Connection) -> None:
+    await sql.execute("""
+        insert into scheduler.schedules (name, cron, timezone, target, next_due_at)
+        select 'due ' || n, '* * * * *', 'UTC', '{"kind": "backup"}', now() - n * interval '1 hour'
+        from generate_series(1, 50) as n
+    """)
+
+    async def tick_until_idle() -> int:
+        fired = 0
+        while batch := await fire(engine):
+            fired += batch
+        return fired
+
+    fired = sum(await asyncio.gather(*(tick_until_idle() for _ in range(3))))
+    while batch := await fire(engine):  # whoever came first may have skipped what the others held
+        fired += batch
+    per_schedule = Counter(run["schedule_id"] for run in await sql.fetch(RUNS))
+    assert fired == 50
+    assert (len(per_schedule), set(per_schedule.values())) == (50, {1})
+
+
+async def test_who_dies_before_the_commit_leaves_all_as_it_was(engine: AsyncEngine, sql: asyncpg.Connection) -> None:
+    due_at = await sql.fetchval("update scheduler.schedules set next_due_at = now() returning next_due_at")
+
+    async def fire_and_die() -> None:
+        async with db.transaction(engine) as session:
+            assert await due.fire(session) == 1
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await fire_and_die()
+    assert await sql.fetch(RUNS) == []
+    assert await sql.fetchval("select next_due_at from scheduler.schedules") == due_at
+
+
+async def test_a_due_time_that_has_its_run_gets_no_second_one(engine: AsyncEngine, sql: asyncpg.Connection) -> None:
+    """As after somebody set the schedule back by hand: the store refuses, and the schedule goes on."""
+    back = "update scheduler.schedules set next_due_at = date_trunc('hour', now())"
+    await sql.execute(back)
+    await fire(engine)
+    await sql.execute(back)
+    await fire(engine)
+    assert len(await sql.fetch(RUNS)) == 1
+    assert await fire(engine) == 0
+
+
+async def test_a_long_outage_ends_with_one_run(engine: AsyncEngine, sql: asyncpg.Connection) -> None:
+    await sql.execute("update scheduler.schedules set next_due_at = now() - interval '10 days'")
+    assert [await fire(engine), await fire(engine)] == [1, 0]
+    assert len(await sql.fetch(RUNS)) == 1
+
+
+@pytest.mark.parametrize(
+    ("cron", "timezone", "after", "expected"),
+    [
+        ("0 2 * * *", "UTC", "2026-11-22T01:59:59", "2026-11-22T02:00"),
+        ("0 2 * * *", "UTC", "2026-11-22T02:00:00", "2026-11-23T02:00"),
+        ("0 2 29 2 *", "UTC", "2026-11-22T00:00:00", "2028-02-29T02:00"),
+        ("30 2 * * *", "Europe/Ljubljana", "2026-10-24T12:00:00", "2026-10-25T00:30"),  # 02:30 twice: the first
+        ("30 2 * * *", "Europe/Ljubljana", "2026-10-25T00:30:00", "2026-10-26T01:30"),  # and not the second
+        ("30 2 * * *", "Europe/Ljubljana", "2026-03-28T12:00:00", "2026-03-29T01:00"),  # no 02:30: 03:00 is next
+        ("0 2 * * *", "Australia/Lord_Howe", "2026-10-03T00:00:00", "2026-10-03T15:30"),  # 30 minutes do not exist
+    ],
+)
+def test_due_times_when_clocks_change(cron: str, timezone: str, after: str, expected: str) -> None:
+    found = schedules.next_due(cron, timezone, datetime.fromisoformat(after).replace(tzinfo=UTC))
+    assert found == datetime.fromisoformat(expected).replace(tzinfo=UTC)
+    assert found.tzinfo is UTC
