@@ -24,12 +24,15 @@ lock: $(UV) ## pin all requirements anew, with hashes
 		$(SERVICES:%=-c services/%/requirements.txt) -c deploy/local/requirements.txt -o tests/requirements.txt
 
 $(UV): deploy/uv.txt
-	@$(PYTHON) -m venv $(VENV)/uv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'Python 3.11 or newer is needed: set PYTHON to one, as in `make up PYTHON=python3.13`'; exit 1; }
+	@$(PYTHON) -m venv $(VENV)/uv || { echo 'venv is missing: on Debian and Ubuntu, install python3-venv'; exit 1; }
 	@$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/uv.txt
 	@touch $@
 
 # An environment is made anew when its requirements changed; uv says which package it could not get.
 $(VENV)/%/.done: $(UV)
+	@echo 'installing into $(VENV)/$*'
 	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)/$*
 	@$(UV) pip sync --quiet --python $(VENV)/$*/bin/python --require-hashes $(filter %.txt,$^)
 	@touch $@

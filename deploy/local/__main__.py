@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +19,7 @@ from deploy.local.stack import Stack
 from deploy.package import PackageError
 
 STOP_SECONDS = 120
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `make down`, a closed terminal
 TRY = """\
 ready
 
@@ -64,9 +66,11 @@ def up(settings: Settings) -> int:
             return 0
         finally:
             _ignore_signals()
-            _print("stopping")
+            with suppress(OSError):  # the terminal may be gone
+                _print("stopping")
             stack.stop()
-            _print("stopped")
+            with suppress(OSError):
+                _print("stopped")
 
 
 def down(settings: Settings) -> int:
@@ -94,7 +98,7 @@ def reset(settings: Settings) -> int:
 
 
 class _StopAsked(BaseException):
-    """By Ctrl-C or SIGTERM. Not an Exception, so that nothing takes it for a failure."""
+    """By a signal. Not an Exception, so that nothing takes it for a failure."""
 
 
 def _raise_on_signals() -> None:
@@ -102,13 +106,13 @@ def _raise_on_signals() -> None:
         _ignore_signals()
         raise _StopAsked
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, on_signal)
 
 
 def _ignore_signals() -> None:
     """Stopping takes a few seconds, and an impatient second Ctrl-C must not leave half of the parts behind."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
