@@ -1,15 +1,18 @@
 """Plugs are pulled while the system works: nothing acknowledged is lost, no failure looks like a success."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import psutil
+import pytest
 
 from deploy.local.postgres import UNPRIVILEGED_USER, Postgres, Server
 from tests.servers import free_port, postgres, private_directory
 from tests.system.stack import Stack, eventually
 
+pytestmark = pytest.mark.timeout(400)  # several starts of a whole stack, and a lease that has to end
 NewStack = Callable[[], Stack]
 # 150,000 rows of 2 KB with some entropy: so much that a backup takes seconds.
 FILL = """
@@ -62,13 +65,11 @@ def test_power_cut_in_the_middle_of_a_backup(new_stack: NewStack) -> None:
     eventually(lambda: _rows_so_far(stack, backup_id))
     assert stack.process
     everything = [*stack.processes(), psutil.Process(stack.process.pid)]
-    for process in everything:
-        process.kill()
-    psutil.wait_procs(everything, timeout=30)
+    _kill_at_once(everything)
     stack.process.communicate()
 
     stack.up()
-    run = eventually(lambda: r if (r := stack.run(run_id))["state"] in ("succeeded", "failed") else None, seconds=100)
+    run = eventually(lambda: r if (r := stack.run(run_id))["state"] in ("succeeded", "failed") else None, seconds=180)
     assert run["state"] == _state_it_means(_backup(stack, backup_id))
     eventually(lambda: [m for m in stack.mails() if backup_id in m.get_content()])
     assert stack.ended(stack.trigger())["state"] == "succeeded"
@@ -113,9 +114,13 @@ def _fill(stack: Stack) -> None:
 
 
 def _kill(server: Postgres) -> None:
-    """The postmaster and all its backends at once, as a machine that loses power."""
     postmaster = psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0]))
-    family = [*postmaster.children(recursive=True), postmaster]
-    for process in family:
-        process.kill()
-    psutil.wait_procs(family, timeout=30)
+    _kill_at_once([postmaster, *postmaster.children(recursive=True)])
+
+
+def _kill_at_once(processes: list[psutil.Process]) -> None:
+    """As a machine that loses power does it."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # some end when they see another one end
+            process.kill()
+    psutil.wait_procs(processes, timeout=30)

@@ -13,6 +13,7 @@ import pytest
 from deploy.local.settings import ROOT
 from tests.system.stack import LOCAL_PYTHON, Stack, eventually
 
+pytestmark = pytest.mark.timeout(400)  # several starts of a whole stack
 NewStack = Callable[[], Stack]
 
 
