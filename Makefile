@@ -17,7 +17,7 @@ lock: $(UV) ## pin all requirements anew, with hashes
 	@for service in $(SERVICES); do \
 		$(COMPILE) services/$$service/pyproject.toml -o services/$$service/requirements.txt; \
 	done
-	@$(COMPILE) deploy/local/emulator.in -o deploy/local/emulator.txt
+	@$(COMPILE) deploy/emulator/requirements.in -o deploy/emulator/requirements.txt
 	@$(COMPILE) deploy/local/requirements.in -c services/backup_lambda/requirements.txt -o deploy/local/requirements.txt
 	@$(COMPILE) deploy/cdk/requirements.in -o deploy/cdk/requirements.txt
 	@$(COMPILE) tests/requirements.in deploy/local/requirements.in $(SERVICES:%=services/%/pyproject.toml) \
@@ -39,7 +39,7 @@ $(VENV)/%/.done: $(UV)
 
 $(VENV)/dev/.done: tests/requirements.txt
 $(VENV)/local/.done: deploy/local/requirements.txt
-$(VENV)/emulator/.done: deploy/local/emulator.txt
+$(VENV)/emulator/.done: deploy/emulator/requirements.txt
 $(VENV)/cdk/.done: deploy/cdk/requirements.txt
 $(VENV)/notes_api/.done: services/notes_api/requirements.txt
 $(VENV)/scheduler/.done: services/scheduler/requirements.txt

@@ -33,7 +33,9 @@ class Cluster:
         name = name or f"test_{secrets.token_hex(6)}"
         self.server.create_database(name, template)
         # A clone gets the template's schemas and tables, but not its rights on the database itself.
-        self.server.psql("postgres", [f"grant connect on database {name} to {role}" for role in ROLES])
+        self.server.psql(
+            "postgres", [f"grant connect on database {name} to {role}" for role in ROLES if role != "notes_proof"]
+        )
         try:
             yield name
         finally:

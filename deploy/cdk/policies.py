@@ -54,10 +54,11 @@ def worker_function(
 
 def scheduler(topic_arn: str, methods: Mapping[str, str]) -> list[Statement]:
     """`methods` gives the ARN of `METHOD /path`."""
+    invoke, show = "execute-api:Invoke", methods["GET /backups/{backup_id}"]
     return [
-        _allow(
-            "StartAndFollowBackups", "execute-api:Invoke", methods["POST /backups"], methods["GET /backups/{backup_id}"]
-        ),
+        _allow("StartAndFollowBackups", invoke, methods["POST /backups"], show),
+        # The id is a `*`, which in an ARN matches slashes as well: other backups' pages, and what lies below one.
+        {**_allow("NothingBelowABackup", invoke, f"{show}/*"), "Effect": "Deny"},
         _allow("AnnounceLostRuns", "sns:Publish", topic_arn),
     ]
 

@@ -41,7 +41,8 @@ def _identities(resources: Resources) -> Iterator[str]:
 def _table(statements: list[dict[str, Any]]) -> Iterator[str]:
     yield from _rows("why", "action", "resource", "condition")
     for each in statements:
-        yield _row(each["Sid"], _code(each["Action"]), _code(each["Resource"]), _condition(each))
+        why = each["Sid"] if each["Effect"] == "Allow" else f"{each['Sid']}: **denied**"
+        yield _row(why, _code(each["Action"]), _code(each["Resource"]), _condition(each))
     yield ""
 
 

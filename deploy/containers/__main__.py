@@ -5,6 +5,7 @@
 """
 
 import json
+import os
 import shlex
 import sys
 from dataclasses import asdict
@@ -17,40 +18,42 @@ from deploy.local.home import Home, write_private
 from deploy.local.postgres import ROLES, Server
 
 RUN = Path("/run/holdfast")
-EMULATOR_PORT = 4566
-EMULATOR_URL = f"http://emulator:{EMULATOR_PORT}"
-SEEN_FROM_HOST = f"http://127.0.0.1:{EMULATOR_PORT}"
+EMULATOR_URL = "http://emulator:4566"
 DATABASE = "holdfast"
 
 
-def make_secrets() -> None:
-    home = Home.open(RUN / "deploy" / "home")
+def make_secrets(run: Path = RUN) -> None:
+    home = Home.open(run / "deploy" / "home")
     server = _server(home)
-    write_private(RUN / "postgres" / "superuser", home.secrets["postgres"])
+    write_private(run / "postgres" / "superuser", home.secrets["postgres"])
     write_private(
-        RUN / "postgres" / "roles", _shell({f"{role.upper()}_PASSWORD": home.secrets[role] for role in ROLES})
+        run / "postgres" / "roles", _shell({f"{role.upper()}_PASSWORD": home.secrets[role] for role in ROLES})
     )
-    for file in (RUN / "postgres").iterdir():
+    for file in (run / "postgres").iterdir():
         file.chmod(0o640)  # PostgreSQL's image has a user of its own, whom compose.yaml puts into our group
-    write_private(RUN / "migrations" / "notes_owner_url", server.url("notes_owner", DATABASE))
-    write_private(RUN / "notes_api" / "app_url", server.url("notes_app", DATABASE))
-    write_private(RUN / "migrations" / "scheduler_owner_url", server.url("scheduler_owner", DATABASE))
-    write_private(RUN / "scheduler" / "app_url", server.url("scheduler_app", DATABASE))
-    write_private(RUN / "scheduler_worker" / "redis_url", f"redis://:{home.secrets['valkey']}@redis:6379/0")
-    write_private(RUN / "valkey" / "valkey.conf", f'requirepass {home.secrets["valkey"]}\nsave ""\nappendonly no\n')
+    write_private(run / "migrations" / "notes_owner_url", server.url("notes_owner", DATABASE))
+    write_private(run / "notes_api" / "app_url", server.url("notes_app", DATABASE))
+    write_private(run / "migrations" / "scheduler_owner_url", server.url("scheduler_owner", DATABASE))
+    write_private(run / "scheduler" / "app_url", server.url("scheduler_app", DATABASE))
+    write_private(run / "scheduler_worker" / "redis_url", f"redis://:{home.secrets['valkey']}@redis:6379/0")
+    write_private(run / "valkey" / "valkey.conf", f'requirepass {home.secrets["valkey"]}\nsave ""\nappendonly no\n')
     root = _root(home)
     write_private(
-        RUN / "emulator" / "env",
+        run / "emulator" / "env",
         _shell({"AWS_ACCESS_KEY_ID": root.access_key, "AWS_SECRET_ACCESS_KEY": root.secret_key}, export=True),
     )
 
 
-def deploy() -> None:
-    home = Home.open(RUN / "deploy" / "home")
+def deploy(run: Path = RUN, emulator_url: str = EMULATOR_URL, seen_from_host: str = "") -> None:
+    """`seen_from_host` is the emulator's address outside, which is told to ops."""
+    seen_from_host = seen_from_host or f"http://127.0.0.1:{os.environ['HOLDFAST_AWS_PORT']}"
+    home = Home.open(run / "deploy" / "home")
     built = package.build("local", Path(sys.executable))
-    account = Account(EMULATOR_URL, emulator.REGION, _root(home))
-    deployed = account.deploy(home, built, _server(home).url("notes_backup", DATABASE))
-    worker = RUN / "scheduler_worker"
+    subscriptions = run / "mail" / "subscriptions.json"
+    account = Account(emulator_url, emulator.REGION, _root(home))
+    deployed = account.deploy(home, built, _server(home).url("notes_backup", DATABASE), subscriptions)
+    emulator.forget_saved_state(run / "emulator_state")
+    worker = run / "scheduler_worker"
     write_private(worker / "backups_url", deployed.backups_url)
     write_private(worker / "topic_arn", deployed.topic_arn)
     write_private(
@@ -62,21 +65,21 @@ def deploy() -> None:
         topic_arn=deployed.topic_arn,
         queue_url=deployed.queue_url,
         mail_folder="",
-        subscriptions_file=str(RUN / "mail" / "subscriptions.json"),
+        subscriptions_file=str(subscriptions),
         smtp_port=0,
         smtp_url="smtp://mailpit:1025",
-        endpoint_url=EMULATOR_URL,
+        endpoint_url=emulator_url,
         region=emulator.REGION,
         access_key=deployed.mail.access_key,
         secret_key=deployed.mail.secret_key,
     )
-    write_private(RUN / "mail" / "settings.json", json.dumps(asdict(mail_settings)))
+    write_private(run / "mail" / "settings.json", json.dumps(asdict(mail_settings)))
     write_private(
-        RUN / "ops" / "env",
+        run / "ops" / "env",
         _shell(
             {
-                "BACKUPS_URL": deployed.backups_url.replace(EMULATOR_URL, SEEN_FROM_HOST),
-                "AWS_ENDPOINT_URL": SEEN_FROM_HOST,
+                "BACKUPS_URL": deployed.backups_url.replace(emulator_url, seen_from_host),
+                "AWS_ENDPOINT_URL": seen_from_host,
                 "AWS_REGION": emulator.REGION,
                 "AWS_ACCESS_KEY_ID": deployed.ops.access_key,
                 "AWS_SECRET_ACCESS_KEY": deployed.ops.secret_key,

@@ -60,8 +60,8 @@ class Account:
         self.s3, self.iam, self.sns, self.sqs = client("s3"), client("iam"), client("sns"), client("sqs")
         self.cloudformation, self.secrets_manager = client("cloudformation"), client("secretsmanager")
 
-    def deploy(self, home: Home, package: Package, database_url: str) -> Deployed:
-        """Raises DeployError. Known keys of users and known subscriptions are kept in `home`."""
+    def deploy(self, home: Home, package: Package, database_url: str, subscriptions: Path) -> Deployed:
+        """Raises DeployError. Users' keys are kept in `home`; `subscriptions` is what deploy/local/mail.py keeps."""
         secret_arn = self._keep_secret(DATABASE_SECRET, database_url)
         self._upload(package)
         parameters = {
@@ -81,7 +81,7 @@ class Account:
             "ops": self._user("holdfast-ops", home, policy_arn=outputs["OpsPolicyArn"]),
             "mail": self._user("holdfast-mail", home, policy=mail_policy),
         }
-        self._subscribe_again(home, topic_arn)
+        self._subscribe_again(subscriptions, topic_arn)
         return Deployed(
             # The emulator's own form of a gateway's address: names below localhost resolve on few machines.
             backups_url=f"{self.endpoint_url}/_aws/execute-api/{outputs['ApiId']}/v1",
@@ -148,9 +148,8 @@ class Account:
             home.write_private(f"{name}.json", json.dumps(known))
         return Keys(**known)
 
-    def _subscribe_again(self, home: Home, topic_arn: str) -> None:
+    def _subscribe_again(self, file: Path, topic_arn: str) -> None:
         """The email subscriptions that deploy/local/mail.py has written down."""
-        file = home.path / "subscriptions.json"
         for subscription in json.loads(file.read_text()) if file.exists() else []:
             policy = subscription["filter_policy"]
             self.sns.subscribe(

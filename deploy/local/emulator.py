@@ -13,6 +13,7 @@ from deploy.local.process import Program, http_ok
 REGION = "us-east-1"
 # A failed asynchronous invocation is tried again after a minute, as on AWS; less would be sooner than a lease ends.
 RETRY_AFTER_SECONDS = 60
+GUARD = Path(__file__).parents[1] / "emulator" / "guard.py"
 
 
 def endpoint_url(port: int) -> str:
@@ -28,7 +29,7 @@ def program(python: Path, home: Path, port: int, root_access_key: str, root_secr
     shutil.rmtree(home / "tmp", ignore_errors=True)  # unpacked functions, which a kill leaves behind
     return Program(
         name="emulator",
-        command=[str(python), "-m", "hypercorn", "ministack.app:app", "--bind", f"127.0.0.1:{port}"],
+        command=[str(python), "-m", "hypercorn", f"{GUARD}:app", "--bind", f"127.0.0.1:{port}"],
         env={
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(home),

@@ -79,6 +79,7 @@ def main() -> None:
         try:
             keep_subscriptions(sns, settings)
             deliver_messages(sns, sqs, settings)
+            Path(settings.subscriptions_file).with_name("polled").touch()  # a sign of life
         except (BotoCoreError, ClientError, OSError, smtplib.SMTPException) as error:
             log.warning("trying again in a moment: %s", error)
             time.sleep(POLL_SECONDS)

@@ -35,6 +35,7 @@ class Stack:
         self._settings, self._home, self._say = settings, home, say
         self._logs = home.folder("logs")
         self._processes: list[Process] = []
+        self._subscriptions = home.path / "subscriptions.json"
 
     def start(self) -> Mapping[str, str]:
         """Bring everything up. What a person needs to use it, which is also in the file `env`.
@@ -51,7 +52,9 @@ class Stack:
                 done.result()
             aws.wait_until_it_answers(ANSWER_SECONDS)
             self._say("deploying the backup stack into the emulator of AWS")
-            deployed = self._account().deploy(self._home, built.result(), server.url("notes_backup", database))
+            deployed = self._account().deploy(
+                self._home, built.result(), server.url("notes_backup", database), self._subscriptions
+            )
             emulator.forget_saved_state(self._home.folder("aws"))
         self._say("mail, notes_api, scheduler, NGINX")
         self._run(self._mail(deployed))
@@ -125,7 +128,7 @@ class Stack:
             topic_arn=deployed.topic_arn,
             queue_url=deployed.queue_url,
             mail_folder=str(self._home.folder("mail")),
-            subscriptions_file=str(self._home.path / "subscriptions.json"),
+            subscriptions_file=str(self._subscriptions),
             smtp_port=self._settings.smtp_port,
             smtp_url=self._settings.smtp_url,
             endpoint_url=emulator.endpoint_url(self._settings.aws_port),

@@ -24,7 +24,7 @@ alter role notes_owner password :'notes_owner_password';          -- migrates sc
 alter role notes_app password :'notes_app_password';              -- reads and writes its rows
 alter role scheduler_owner password :'scheduler_owner_password';  -- migrates schema scheduler
 alter role scheduler_app password :'scheduler_app_password';      -- reads and writes its rows
-alter role notes_backup password :'notes_backup_password';        -- reads both schemas, and nothing else
+alter role notes_backup password :'notes_backup_password';        -- reads both schemas; writes in none
 alter role notes_proof password :'notes_proof_password';          -- makes scratch databases, sees no live row
 alter role notes_restore password :'notes_restore_password';      -- writes rows back, only in a restore
 

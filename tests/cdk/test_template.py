@@ -104,7 +104,7 @@ def path_of(resource: dict[str, Any]) -> str:
 def test_each_right_is_allowed_for_a_purpose_by_name(name: str) -> None:
     for statement in statements(name):
         assert statement["Sid"]
-        assert statement["Effect"] == "Allow"
+        assert statement["Effect"] == ("Deny" if statement["Sid"].startswith("Nothing") else "Allow")
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         assert not [action for action in actions if "*" in action]
 

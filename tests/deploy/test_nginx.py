@@ -25,6 +25,8 @@ class Echo(BaseHTTPRequestHandler):
         if self.path == "/v1/busy":
             self.send_header("Retry-After", "42")
         self.send_header("X-Request-Id", "of the service")
+        self.send_header("ETag", '"strong"')
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -61,6 +63,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         process.wait_until_it_answers(20)
         yield stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{listen}"))
         assert '"path":"/v1/notes"' in process.log.read_text()
+        assert '"path":"/v1/runs","status":503' in process.log.read_text(), "the path that was asked for"
         assert "secret words" not in process.log.read_text()
 
 
@@ -110,6 +113,27 @@ def test_what_services_say_of_themselves_is_not_public(client: httpx.Client, pat
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
 
 
+def test_a_strong_etag_stays_strong(client: httpx.Client) -> None:
+    answer = client.get("/v1/notes", headers={"Accept-Encoding": "gzip", "X-Long": "x" * 4000})
+    assert answer.headers["ETag"] == '"strong"'
+
+
+def test_what_is_no_http_that_we_know_is_a_problem(client: httpx.Client) -> None:
+    with socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=20) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: nonsense\r\nConnection: close\r\n\r\n")
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b'"/problems/bad-request"' in answer
+
+
+def test_a_request_without_a_host_reaches_the_service(client: httpx.Client) -> None:
+    with socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=20) as connection:
+        connection.sendall(b"GET /v1/notes HTTP/1.0\r\n\r\n")
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b'"host": ""' not in answer
+
+
 @pytest.mark.parametrize("path", ["/problems/unavailable", "/problems/not-found"])
 def test_the_pages_of_problems_are_not_public(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 404
@@ -122,6 +146,7 @@ def test_the_pages_of_problems_are_not_public(client: httpx.Client, path: str) -
         (414, "uri-too-long", {"method": "GET", "url": f"/{'x' * 9000}"}),
         (431, "header-fields-too-large", {"method": "GET", "url": "/", "headers": {"X": "x" * 9000}}),
         (400, "bad-request", {"method": "GET", "url": "/", "headers": {"Host": "a b"}}),
+        (405, "method-not-allowed", {"method": "TRACE", "url": "/v1/notes"}),
     ],
 )
 def test_what_is_too_large_or_wrong_is_a_problem(

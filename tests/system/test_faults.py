@@ -41,8 +41,9 @@ def test_postgresql_stopped_in_the_middle_of_a_backup(new_stack: NewStack) -> No
         assert "FAILED" in mail["Subject"]
         assert backup["reason"] in mail.get_content().replace("\n", " ")
         with stack.bucket() as bucket:
-            assert bucket.get(f"backups/{backup_id}/manifest.json").status_code in (403, 404)
-            assert bucket.get(f"backups/{backup_id}/data/notes.notes.json.gz").status_code in (403, 404)
+            assert bucket.get(f"backups/{backup_id}/request.json").status_code == 200
+            assert bucket.get(f"backups/{backup_id}/manifest.json").status_code == 404
+            assert bucket.get(f"backups/{backup_id}/data/notes.notes.json.gz").status_code == 404
         with stack.notes() as notes:
             assert notes.get("/v1/notes").status_code == 503
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from deploy.local.emulator import GUARD
 from deploy.local.settings import ROOT
 from tests.system.stack import LOCAL_PYTHON, Stack, eventually
 
@@ -40,7 +41,7 @@ def test_a_killed_emulator_is_reported_and_forgets_nothing_that_was_acknowledged
     note = _write_note(stack)
     backup_id = stack.ended(stack.trigger())["backup_id"]
     processes = stack.processes()
-    (emulator,) = [p for p in processes if "ministack.app:app" in p.cmdline() and p.pid == os.getpgid(p.pid)]
+    (emulator,) = [p for p in processes if f"{GUARD}:app" in p.cmdline() and p.pid == os.getpgid(p.pid)]
     os.killpg(emulator.pid, signal.SIGKILL)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 1
