@@ -18,7 +18,8 @@ from tests.servers import EMULATOR_PYTHON, free_port, running
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-READERS = "deploy emulator mail migrations notes_api ops postgres scheduler scheduler_worker valkey".split()
+APIS = ["notes_api", "scheduler", "scheduler_worker"]
+READERS = [*APIS, "deploy", "emulator", "mail", "migrations", "ops", "postgres", "valkey"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
