@@ -9,6 +9,11 @@ VENV := .venv
 UV := $(VENV)/uv/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11
 
+# Packages are kept for the next checkout, or in this one where there is no other place.
+ifeq ($(shell mkdir -p "$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}" 2>/dev/null && echo yes),)
+export UV_CACHE_DIR := $(CURDIR)/$(VENV)/cache
+endif
+
 # The requirements that services run with are resolved one by one; all others are held to the same versions.
 SERVICES := notes_api scheduler backup_lambda
 
@@ -27,7 +32,7 @@ $(UV): deploy/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo 'Python 3.11 or newer is needed: set PYTHON to one, as in `make up PYTHON=python3.13`'; exit 1; }
 	@$(PYTHON) -m venv $(VENV)/uv || { echo 'venv is missing: on Debian and Ubuntu, install python3-venv'; exit 1; }
-	@$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/uv.txt
+	@$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check --retries 1 --require-hashes -r deploy/uv.txt
 	@touch $@
 
 # An environment is made anew when its requirements changed; uv says which package it could not get.

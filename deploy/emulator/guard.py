@@ -1,9 +1,12 @@
 """The emulator of AWS without its back doors: `hypercorn guard.py:app`, in the emulator's own environment.
 
-MiniStack answers on paths of its own that ask for no signature, one of which erases everything. And it takes requests
-from web pages, which could call it in the name of whoever looks at them. AWS has neither.
+MiniStack answers on paths of its own that ask for no signature, one of which erases everything. It takes requests from
+web pages, which could call it in the name of whoever looks at them. And when it cannot write an object to disk, it logs
+that and answers 200. AWS does nothing of the kind.
 """
 
+import logging
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +18,18 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 BACK_DOORS = ("/_ministack", "/_localstack")
 READY = "/_ministack/ready"
+
+
+class EndWhenNothingIsKept(logging.Handler):
+    """Ends the process before it acknowledges an object that is not on disk."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (message := record.getMessage()).startswith("Failed to persist"):
+            os.write(2, f"{message}\nAn object could not be kept, so nothing more is taken.\n".encode())
+            os._exit(os.EX_IOERR)
+
+
+logging.getLogger("s3").addHandler(EndWhenNothingIsKept())
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,7 +14,7 @@ import boto3
 from botocore.config import Config
 
 from deploy.local import cloudformation
-from deploy.local.home import Home
+from deploy.local.home import Home, HomeError
 from deploy.package import Package
 
 TEMPLATE = Path(__file__).parents[1] / "cdk" / "templates" / "backup.json"
@@ -150,7 +150,11 @@ class Account:
 
     def _subscribe_again(self, file: Path, topic_arn: str) -> None:
         """The email subscriptions that deploy/local/mail.py has written down."""
-        for subscription in json.loads(file.read_text()) if file.exists() else []:
+        try:
+            subscriptions = json.loads(file.read_text()) if file.exists() else []
+        except ValueError as error:
+            raise HomeError(f"{file} is damaged: mend it, or remove it and subscribe again") from error
+        for subscription in subscriptions:
             policy = subscription["filter_policy"]
             self.sns.subscribe(
                 TopicArn=topic_arn,

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from deploy.local.postgres import ROLES, UNPRIVILEGED_USER
 
-LAYOUT = "1"  # written into `version`; another number means another arrangement of files
+LAYOUT = "holdfast 1"  # in the file `version`; another number means another arrangement of files
 ROOTS_PRIVATE_DIRECTORIES = Path("/var/lib/holdfast")
+PRIVATE = ("postgres", "nginx")  # what a server that is not root must be able to reach
 RESET = "`make reset` removes it with all its notes and backups; or move it away to keep them"
+ELSEWHERE = "choose another folder with HOLDFAST_HOME"
 
 
 class HomeError(Exception):
@@ -25,73 +27,75 @@ class HomeError(Exception):
 
 @dataclass(frozen=True)
 class Home:
-    """An existing folder of the right layout."""
+    """An existing folder of the right layout, and ours."""
 
     path: Path
 
     @classmethod
     def open(cls, path: Path) -> "Home":
-        """Make the folder if there is none. One that is not whole, or of another version, is left as it is."""
-        if not path.exists():
-            _make(path)
-        home = cls(path)
-        version = home._read("version").strip()
+        """Make the folder if there is none, or an empty one. What is not whole, or not ours, is left as it is."""
+        with _named_errors(path):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_owner(path)
+            if not any(path.iterdir()):
+                # `version` comes last: a folder without it is half-written.
+                write_private(path / "secrets.json", json.dumps(_new_secrets(), indent=2))
+                write_private(path / "version", LAYOUT)
+            if not _is_ours(path):
+                raise HomeError(f"{path} holds other things than ours: {ELSEWHERE}")
+            version = (path / "version").read_text().strip() if (path / "version").exists() else "none"
         if version != LAYOUT:
-            raise HomeError(f"{path} has layout {version or 'unknown'!r} and this version needs {LAYOUT!r}: {RESET}")
+            raise HomeError(f"{path} has layout {version!r}, and this version needs {LAYOUT!r}: {RESET}")
+        home = cls(path)
         if not set(home.secrets) >= set(_new_secrets()):
-            raise HomeError(f"{path / 'secrets.json'} lacks passwords: {RESET}")
+            raise HomeError(f"{path / 'secrets.json'} is damaged: {RESET}")
         return home
 
     @property
     def secrets(self) -> Mapping[str, str]:
         """Passwords and keys that were made with the folder."""
-        try:
-            content: dict[str, str] = json.loads(self._read("secrets.json"))
-        except ValueError as error:
-            raise HomeError(f"{self.path / 'secrets.json'} is damaged: {RESET}") from error
-        return content
+        return self.read_json("secrets.json")
 
     def folder(self, name: str) -> Path:
         (folder := self.path / name).mkdir(mode=0o700, exist_ok=True)
         return folder
 
-    def postgres(self) -> Path:
-        """PostgreSQL's private directory: as root a link to one outside, which `nobody` owns and can reach."""
-        link = self.path / "postgres"
+    def private(self, name: str) -> Path:
+        """A folder for a server that is not root: as root a link to one outside, which `nobody` owns and can reach."""
+        link = self.path / name
         if os.geteuid() != 0:
-            return self.folder("postgres")
+            return self.folder(name)
         if not link.is_symlink():
             ROOTS_PRIVATE_DIRECTORIES.mkdir(mode=0o755, parents=True, exist_ok=True)
-            private = tempfile.mkdtemp(prefix="postgres-", dir=ROOTS_PRIVATE_DIRECTORIES)
+            outside = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=ROOTS_PRIVATE_DIRECTORIES))
+            (outside / "belongs-to").write_text(f"{self.path}\n")
             who = pwd.getpwnam(UNPRIVILEGED_USER)
-            os.chown(private, who.pw_uid, who.pw_gid)
-            link.symlink_to(private)
+            os.chown(outside, who.pw_uid, who.pw_gid)
+            link.symlink_to(outside)
+        if not link.exists():
+            raise HomeError(f"{link} links to {link.readlink()}, which is gone, and its data with it: {RESET}")
         return link.resolve()
 
     def read_json(self, name: str) -> dict[str, str]:
-        """What `write_private` put there; empty when there is nothing, or nothing whole."""
+        """What `write_private` put there; empty when there is nothing of the kind."""
         try:
-            content: dict[str, str] = json.loads((self.path / name).read_text())
+            content = json.loads((self.path / name).read_text())
         except (OSError, ValueError):
             return {}
-        return content
+        return content if isinstance(content, dict) else {}
 
     def write_private(self, name: str, content: str) -> None:
         """Readable by the owner only, and whole or not at all."""
         write_private(self.path / name, content)
 
-    def _read(self, name: str) -> str:
-        try:
-            return (self.path / name).read_text()
-        except OSError as error:
-            raise HomeError(f"{self.path} is not a whole folder of ours ({name}: {error.strerror}): {RESET}") from error
-
 
 @contextmanager
 def only_one(path: Path) -> Iterator[None]:
     """Hold the lock beside the folder, with our process id in it. Raises HomeError when another stack has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock_file(path).open("a+") as file:
+    with _named_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _lock_file(path).open("a+")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -118,15 +122,17 @@ def running(path: Path) -> int | None:
 
 
 def remove(path: Path) -> None:
-    """Remove the folder, and the private directory that it links to. Raises HomeError for a folder not ours."""
-    link = path / "postgres"
-    if link.is_symlink() and link.resolve().parent == ROOTS_PRIVATE_DIRECTORIES:
-        shutil.rmtree(link.resolve(), ignore_errors=True)
-    if path.exists():
-        if not any((path / name).exists() for name in ("version", "secrets.json", "logs", "env")):
-            raise HomeError(f"{path} holds nothing of ours, so it was left alone: remove it by hand if you mean to")
-        shutil.rmtree(path)
-    _lock_file(path).unlink(missing_ok=True)
+    """Remove the folder, and the private directories that it links to. Raises HomeError for one that is not ours."""
+    with _named_errors(path):
+        if path.exists():
+            _check_owner(path)
+            if not _is_ours(path):
+                raise HomeError(f"{path} holds other things than ours, and was left alone: remove it by hand")
+            for link in (path / name for name in PRIVATE):
+                if link.is_symlink() and link.resolve().parent == ROOTS_PRIVATE_DIRECTORIES:
+                    shutil.rmtree(link.resolve(), ignore_errors=True)
+            shutil.rmtree(path.resolve())
+        _lock_file(path).unlink(missing_ok=True)
 
 
 def write_private(path: Path, content: str) -> None:
@@ -140,17 +146,31 @@ def write_private(path: Path, content: str) -> None:
     unfinished.replace(path)
 
 
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise HomeError(f"{path} cannot be used ({error.strerror}): {ELSEWHERE}") from error
+
+
+def _check_owner(path: Path) -> None:
+    if (owner := path.stat().st_uid) != os.geteuid():
+        raise HomeError(f"{path} belongs to the user with id {owner}: run as that one, or {ELSEWHERE}")
+
+
+def _is_ours(path: Path) -> bool:
+    """By what no other folder has: our version, or, where that is not yet or no longer there, our secrets."""
+    try:
+        if (path / "version").read_text().startswith("holdfast "):
+            return True
+    except OSError:
+        pass
+    return "aws_root_secret_key" in Home(path).read_json("secrets.json")
+
+
 def _lock_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
-
-
-def _make(path: Path) -> None:
-    """Under another name first, so that a folder of the right name is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{path.name}.", dir=path.parent))
-    write_private(unfinished / "secrets.json", json.dumps(_new_secrets(), indent=2))
-    write_private(unfinished / "version", LAYOUT)
-    unfinished.rename(path)
 
 
 def _new_secrets() -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parents[2]
 PREFIX = "HOLDFAST_"
@@ -38,7 +39,11 @@ class Settings:
             raise SettingsError(f"{unknown[0]} is not a setting. There are: {', '.join(names)}")
         values: dict[str, object] = {names[name]: value for name, value in given.items()}
         if "home" in values:
-            values["home"] = Path(str(values["home"])).absolute()
+            values["home"] = home = Path(str(values["home"])).absolute()
+            if not home.name:
+                raise SettingsError(f"{PREFIX}HOME must be a folder below {home}")
+        for name, schemes in _SCHEMES.items():
+            _check_url(f"{PREFIX}{name.upper()}", str(values.get(name, "")), schemes)
         values |= {name: _port(f"{PREFIX}{name.upper()}", str(values[name])) for name in values if name in _PORTS}
         if isinstance(first := values.get("port"), int):
             for offset, name in enumerate(_PORTS):
@@ -47,12 +52,20 @@ class Settings:
 
     def check_ports(self) -> None:
         """Raises SettingsError for a port that another program listens on."""
+        ports = [getattr(self, name) for name in _PORTS]
+        if twice := next((name for name in _PORTS if ports.count(getattr(self, name)) > 1), ""):
+            raise SettingsError(f"port {getattr(self, twice)} is set twice: set {PREFIX}{twice.upper()} to another one")
         unused = {"postgres_port": self.database_url, "valkey_port": self.redis_url, "smtp_port": self.smtp_url}
         for name in _PORTS:
             if not unused.get(name):
                 _check_free(f"{PREFIX}{name.upper()}", getattr(self, name))
 
 
+_SCHEMES = {
+    "database_url": ("postgresql", "postgres"),
+    "redis_url": ("redis", "rediss"),
+    "smtp_url": ("smtp",),
+}
 _PORTS = [field.name for field in fields(Settings) if field.name.endswith("port")]
 
 
@@ -60,6 +73,17 @@ def _port(name: str, text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65_535:
         raise SettingsError(f"{name} must be a port, 1 to 65535, and is {text!r}")
     return int(text)
+
+
+def _check_url(name: str, text: str, schemes: Sequence[str]) -> None:
+    """An empty one is not set. Never shows it: it may hold a password."""
+    try:
+        url = urlsplit(text)
+        right = url.scheme in schemes and url.hostname and (url.port or 1) and not url.query
+    except ValueError:
+        right = False
+    if text and not right:
+        raise SettingsError(f"{name} must be of the form {schemes[0]}://user:password@host:port/..., without a query")
 
 
 def _check_free(name: str, port: int) -> None:

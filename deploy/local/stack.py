@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from deploy import package
 from deploy.local import emulator, mail, nginx, valkey
 from deploy.local.aws import Account, Deployed, Keys
-from deploy.local.home import Home
+from deploy.local.home import RESET, Home, HomeError
 from deploy.local.postgres import Postgres, Server
 from deploy.local.process import Process, Program, ProgramError, http_ok
 from deploy.local.settings import ROOT, Settings
@@ -104,13 +104,18 @@ class Stack:
             server = Server(url.hostname or "127.0.0.1", url.port or 5432, superuser, passwords)
             database = url.path.strip("/") or DATABASE
         else:
-            server = ours = Postgres(self._home.postgres(), self._settings.postgres_port, self._home.secrets)
+            server = ours = Postgres(self._home.private("postgres"), self._settings.postgres_port, self._home.secrets)
             database = DATABASE
             self._say("PostgreSQL" if ours.data.exists() else "PostgreSQL, with a new data directory")
             ours.prepare()
             self._run(ours.program())
-        if not server.has_database(database):
-            server.create_database(database)
+        try:
+            if not server.has_database(database):
+                server.create_database(database)
+        except ProgramError as error:
+            if "password authentication failed" in str(error) and not self._settings.database_url:
+                raise HomeError(f"secrets.json and postgres/ in {self._home.path} do not fit: {RESET}") from error
+            raise
         server.make_roles(database)
         return server, database
 
@@ -182,7 +187,7 @@ class Stack:
     def _nginx(self) -> Program:
         settings = self._settings
         return nginx.program(
-            self._home.folder("nginx"), settings.port, settings.notes_api_port, settings.scheduler_port
+            self._home.private("nginx"), settings.port, settings.notes_api_port, settings.scheduler_port
         )
 
     def _env(self, server: Server, database: str, redis_url: str, deployed: Deployed) -> dict[str, str]:

@@ -1,10 +1,16 @@
-"""The emulator's own paths ask for no signature: none of them is reachable but the one that says that it is ready."""
+"""What the emulator of AWS does otherwise than AWS, and must not: back doors, web pages, objects that are not kept."""
+
+import os
+import secrets
 
 import boto3
 import httpx
 import pytest
+from botocore.config import Config
+from botocore.exceptions import ConnectionClosedError
 
-from tests.servers import Aws
+from deploy.local import emulator
+from tests.servers import EMULATOR_PYTHON, Aws, free_port, private_directory, running
 
 
 @pytest.mark.parametrize(
@@ -22,3 +28,24 @@ def test_a_back_door_is_shut(aws: Aws, path: str) -> None:
 def test_a_web_page_cannot_call_it(aws: Aws) -> None:
     answer = httpx.get(aws.endpoint_url, headers={"Origin": "https://example.org"})
     assert (answer.status_code, "access-control-allow-origin" in answer.headers) == (404, False)
+
+
+def test_an_object_that_cannot_be_kept_is_not_acknowledged() -> None:
+    """As on a full disk. The stack then goes down and says why, in place of a backup that is stored nowhere."""
+    port, root = free_port(), ("AKIAROOTROOTROOTROOT", secrets.token_urlsafe(30))
+    with (
+        private_directory() as home,
+        running(emulator.program(EMULATOR_PYTHON, home, port, *root), home) as process,
+    ):
+        session = boto3.session.Session(*root, region_name=emulator.REGION)
+        once = Config(retries={"total_max_attempts": 1})
+        s3 = session.client("s3", endpoint_url=emulator.endpoint_url(port), config=once)
+        s3.create_bucket(Bucket="full")
+        (folder,) = (home / "s3").glob("*/full")
+        folder.rmdir()
+        folder.touch()
+        with pytest.raises(ConnectionClosedError):
+            s3.put_object(Bucket="full", Key="backup", Body=b"rows")
+        process.stop()
+        assert process.exit_code == os.EX_IOERR
+        assert "An object could not be kept" in process.log_tail()

@@ -1,5 +1,7 @@
 """The folder of the one-machine stack is whole or refused; nothing in it is removed unless that was asked for."""
 
+import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -23,11 +25,12 @@ def test_it_is_found_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "complaint"),
     [
-        ("version", "0", "has layout '0' and this version needs '1'"),
-        ("version", None, "is not a whole folder of ours"),
-        ("secrets.json", None, "is not a whole folder of ours"),
+        ("version", "holdfast 0", "has layout 'holdfast 0', and this version needs 'holdfast 1'"),
+        ("version", None, "has layout 'none'"),
+        ("secrets.json", None, "is damaged"),
         ("secrets.json", '{"postgres": "x"', "is damaged"),
-        ("secrets.json", "{}", "lacks passwords"),
+        ("secrets.json", "{}", "is damaged"),
+        ("secrets.json", "null", "is damaged"),
     ],
 )
 def test_an_older_or_half_written_one_is_left_alone(
@@ -46,6 +49,47 @@ def test_an_older_or_half_written_one_is_left_alone(
     assert (path / "notes-of-somebody").exists()
 
 
+def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+    (tmp_path / "mounted").mkdir()
+    assert Home.open(tmp_path / "mounted").secrets
+
+
+@pytest.mark.parametrize("file", ["logs/thesis", "env", "secrets.json", "version"])
+def test_somebody_elses_folder_is_neither_used_nor_removed(tmp_path: Path, file: str) -> None:
+    path = tmp_path / "precious"
+    (path / file).parent.mkdir(parents=True)
+    (path / file).write_text("mine")
+    with pytest.raises(HomeError, match="holds other things than ours: choose another folder with HOLDFAST_HOME"):
+        Home.open(path)
+    with pytest.raises(HomeError, match="holds other things than ours, and was left alone"):
+        homes.remove(path)
+    assert (path / file).read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_another_users_folder_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = Home.open(tmp_path / "home").path
+    os.chown(path, 12345, 12345)
+    for use in (Home.open, homes.remove):
+        with pytest.raises(HomeError, match="belongs to the user with id 12345"):
+            use(path)
+
+
+def test_a_folder_that_cannot_be_is_refused_in_one_line() -> None:
+    with pytest.raises(HomeError, match=r"/proc/x cannot be used \(.*\): choose another folder"):
+        Home.open(Path("/proc/x"))
+    with pytest.raises(HomeError, match="cannot be used"), homes.only_one(Path("/dev/null/x")):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has them elsewhere")
+def test_data_that_is_gone_is_named(tmp_path: Path) -> None:
+    home = Home.open(tmp_path / "home")
+    shutil.rmtree(home.private("postgres"))
+    with pytest.raises(HomeError, match="which is gone, and its data with it"):
+        home.private("postgres")
+
+
 def test_only_one_stack_runs_on_it(tmp_path: Path) -> None:
     path = tmp_path / "home"
     assert homes.running(path) is None
@@ -61,15 +105,8 @@ def test_only_one_stack_runs_on_it(tmp_path: Path) -> None:
 
 def test_reset_removes_it_and_what_lies_outside(tmp_path: Path) -> None:
     home = Home.open(tmp_path / "home")
-    private = home.postgres()
+    private = home.private("postgres")
     (private / "data").mkdir()
     homes.remove(home.path)
     assert not home.path.exists()
     assert not private.exists()
-
-
-def test_reset_leaves_a_folder_alone_that_is_not_ours(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(HomeError, match="holds nothing of ours"):
-        homes.remove(tmp_path / "photos")
-    assert (tmp_path / "photos").exists()

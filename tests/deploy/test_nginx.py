@@ -52,7 +52,8 @@ def echo(name: str) -> Iterator[int]:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Of an NGINX whose scheduler is away."""
-    home = tmp_path_factory.mktemp("nginx")
+    home = tmp_path_factory.mktemp("nginx") / "a folder with spaces"
+    home.mkdir()
     with ExitStack() as stack:
         notes = stack.enter_context(echo("notes_api"))
         with echo("nobody") as away:

@@ -70,6 +70,15 @@ def test_ops_start_a_backup_and_a_repeated_key_is_the_same_one(stack: Stack) -> 
     assert (ended["state"], ended["label"]) == ("stored", "by hand")
 
 
+def test_a_long_note_passes_nginx(stack: Stack) -> None:
+    """It keeps bodies over 64 KiB in files, which its workers must be able to write."""
+    content = "Ünïcode " * 100_000
+    with stack.notes() as notes:
+        made = notes.post("/v1/notes", json={"title": "long", "content": content})
+        assert made.status_code == 201, made.text
+        assert notes.get(f"/v1/notes/{made.json()['id']}").json()["content"] == content
+
+
 def test_an_unsigned_call_is_refused(stack: Stack) -> None:
     assert httpx.get(f"{stack.env['BACKUPS_URL']}/backups").status_code == 403
     assert httpx.post(f"{stack.env['BACKUPS_URL']}/backups", json={}).status_code == 403
