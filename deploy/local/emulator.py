@@ -29,7 +29,7 @@ def program(python: Path, home: Path, port: int, root_access_key: str, root_secr
     shutil.rmtree(home / "tmp", ignore_errors=True)  # unpacked functions, which a kill leaves behind
     return Program(
         name="emulator",
-        command=[str(python), "-m", "hypercorn", f"{GUARD}:app", "--bind", f"127.0.0.1:{port}"],
+        command=[str(python), "-m", "hypercorn", f"{GUARD}:app", "--workers", "0", "--bind", f"127.0.0.1:{port}"],
         env={
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(home),

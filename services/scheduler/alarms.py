@@ -1,5 +1,6 @@
 """Alarms: events on the backups topic, for what the backup side cannot tell by itself. SNS turns them into mails."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from scheduler.models import Run
 from scheduler.schemas import RunOut
 
+PUBLISH_SECONDS = 10  # under `runs.ANNOUNCE_AGAIN`, when another worker would send it too
 MAX_SUBJECT_CHARACTERS = 99  # SNS: less than 100, ASCII, no control characters
 
 
@@ -37,20 +39,21 @@ class Topic:
         """Return once the topic has it. Raises AlarmNotSent. One that is sent twice has the same event id."""
         attributes = {"type": alarm.event["type"], "severity": "error"}
         try:
-            await self._sns.publish(
-                TopicArn=self._arn,
-                Subject=alarm.subject,
-                MessageStructure="json",
-                Message=json.dumps({"default": json.dumps(alarm.event), "email": alarm.text}),
-                MessageAttributes={k: {"DataType": "String", "StringValue": v} for k, v in attributes.items()},
-            )
-        except (BotoCoreError, ClientError) as error:
-            raise AlarmNotSent(str(error)) from error
+            async with asyncio.timeout(PUBLISH_SECONDS):
+                await self._sns.publish(
+                    TopicArn=self._arn,
+                    Subject=alarm.subject,
+                    MessageStructure="json",
+                    Message=json.dumps({"default": json.dumps(alarm.event), "email": alarm.text}),
+                    MessageAttributes={k: {"DataType": "String", "StringValue": v} for k, v in attributes.items()},
+                )
+        except (BotoCoreError, ClientError, TimeoutError) as error:
+            raise AlarmNotSent(str(error) or f"no answer within {PUBLISH_SECONDS} s") from error
 
 
 @asynccontextmanager
 async def connect(topic_arn: str) -> AsyncIterator[Topic]:
-    """Together with the worker's loop, which asks again, the client may take 10 s and does not retry."""
+    """The client does not retry: the worker's loop asks again."""
     config = Config(connect_timeout=3, read_timeout=6, retries={"total_max_attempts": 1})
     region = topic_arn.split(":")[3]
     async with aioboto3.Session().client("sns", region_name=region, config=config) as sns:

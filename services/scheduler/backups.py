@@ -19,7 +19,7 @@ import httpx
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from scheduler.settings import SettingsError
 
@@ -53,6 +53,8 @@ class Backup(BaseModel):
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
     state: str
     reason: str | None = None
+    ended_at: AwareDatetime | None = None
+    announced: bool = False  # the function has told the people who subscribed how it ended
 
 
 class Backups:
@@ -133,7 +135,7 @@ def _detail(response: httpx.Response) -> str:
     """What a problem, or a message of API Gateway itself, says."""
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or lists in lists in lists
         return ""
     if not isinstance(body, dict):
         return ""

@@ -10,6 +10,7 @@ SchedulerError              500
 ├── InvalidRequest          422   understood, and not allowed
 ├── DatabaseUnavailable     503   asking again may help
 ├── SchemaBehind            503   this release needs a migration that has not run
+├── NeverDue                inside only: a schedule's next due time cannot be computed
 └── LeaseLost               inside only: another worker has taken the run over
 
 What the backup API may do to us is in `backups`, the topic in `alarms`.
@@ -97,6 +98,13 @@ class SchemaBehind(SchedulerError):
     """The database's schema is older than this release."""
 
     status, type = 503, "schema-behind"
+
+
+class NeverDue(SchedulerError):
+    """The schedule has no next due time."""
+
+    def __init__(self, cron: str, timezone: str) -> None:
+        super().__init__(f"When the schedule is due next cannot be computed from cron {cron!r} in zone {timezone!r}.")
 
 
 class LeaseLost(SchedulerError):

@@ -48,7 +48,7 @@ Index("schedules_next_due_at_idx", Schedule.next_due_at)
 
 
 class Run(Table):
-    """One due time, or one wish of a person. Terminal once `ended_at` is set: nothing changes it then but `announce*`.
+    """One due time, or one wish of a person. Terminal once `ended_at` is set: only `announce_at` changes then.
 
     The row is also the outbox of its steps (`wake_at`: when one is to be put on the queue) and of its alarm
     (`announce_at`: when it is to be sent).
@@ -69,13 +69,11 @@ class Run(Table):
     reason: Mapped[str | None]
     backup_id: Mapped[str | None]
     attempts: Mapped[int] = mapped_column(server_default=text("0"))  # in a row that got no answer to use
-    seq: Mapped[int] = mapped_column(server_default=text("1"))  # the step that comes next
-    fence: Mapped[int] = mapped_column(server_default=text("0"))  # how often it was claimed
+    seq: Mapped[int] = mapped_column(server_default=text("1"))  # the step that comes next, or that is in hand
     wake_at: Mapped[datetime] = mapped_column(server_default=func.now())
     lease_until: Mapped[datetime | None]
     deadline_at: Mapped[datetime]
     announce_at: Mapped[datetime | None]
-    announced_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]

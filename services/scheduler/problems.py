@@ -15,6 +15,7 @@ MEDIA_TYPE = "application/problem+json"
 # Of a client's own input, a problem repeats only so much.
 _MAX_PARTS = 20
 _MAX_CHARACTERS = 200
+_NOT_UNDERSTOOD = {"extra_forbidden", "given_twice", "body_not_taken"}
 
 
 def handle(app: FastAPI) -> None:
@@ -63,8 +64,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     """400 for what cannot be understood, 422 for what is understood and not allowed."""
     assert isinstance(error, RequestValidationError)
     wrong = error.errors()
-    unknown = any(e["type"] == "extra_forbidden" and e["loc"][0] == "query" for e in wrong)
-    kind = MalformedRequest if unknown else InvalidRequest
+    kind = MalformedRequest if any(e["type"] in _NOT_UNDERSTOOD for e in wrong) else InvalidRequest
     parts = [_part(e) for e in wrong[:_MAX_PARTS]]
     return response(kind(parts[0].detail), request.state.request_id, parts)
 
@@ -90,6 +90,7 @@ def _title(error: type[SchedulerError]) -> str:
 
 
 def _part(error: dict[str, Any]) -> InvalidPart:
-    """No route takes a body yet, so it is a parameter of the path or the query that is wrong."""
-    parameter = str(error["loc"][1])[:_MAX_CHARACTERS]
-    return InvalidPart(parameter=parameter, code=error["type"], detail=f"{error['msg']}.")
+    """No route takes a body yet, so one is wrong as a whole: `#` is a pointer (RFC 6901) to all of it."""
+    place, *path = error["loc"]
+    where = {"pointer": "#"} if place == "body" else {"parameter": str(path[0])[:_MAX_CHARACTERS]}
+    return InvalidPart(**where, code=error["type"], detail=f"{error['msg']}.")

@@ -3,9 +3,9 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
-from scheduler import runs, schedules
+from scheduler import refusals, runs, schedules
 from scheduler.access import needs
 from scheduler.db import Session
 from scheduler.errors import (
@@ -34,7 +34,7 @@ ALWAYS = (
 )
 LOCATION: dict[str, Any] = {"Location": {"description": "The path of the new run.", "schema": {"type": "string"}}}
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", dependencies=[Depends(refusals.repeated_parameters)])
 
 
 @router.get(
@@ -67,7 +67,7 @@ async def show_schedule(schedule_id: UUID, session: Session, _: Annotated[NoQuer
     operation_id="triggerSchedule",
     tags=["schedules"],
     status_code=201,
-    dependencies=[needs(SCHEDULES_WRITE)],
+    dependencies=[needs(SCHEDULES_WRITE), Depends(refusals.body)],
     responses={201: {"headers": LOCATION}, **documented(*ALWAYS, ScheduleNotFound)},
 )
 async def trigger(schedule_id: UUID, session: Session, response: Response, _: Annotated[NoQuery, Query()]) -> RunOut:

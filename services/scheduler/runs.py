@@ -2,8 +2,8 @@
 
     queued -> running -> waiting -> running -> ... -> succeeded | failed
 
-A step is claimed with a lease and a fence. Whoever holds them writes; a run whose lease ended is taken over, and what
-the former holder still wants to write is refused. All times are the database's.
+A step is claimed with a lease, and `seq` is its fence: whoever holds the lease writes, and a run whose lease ended goes
+on with another `seq`, so that what the former holder still wants to write is refused. All times are the database's.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from scheduler.errors import LeaseLost, RunNotFound, ScheduleNotFound
 from scheduler.models import Run, Schedule
 
+FIRST_STEP = 1  # whoever claims it is the first to ask for the backup
 TIME_LIMIT = timedelta(hours=6)  # from its making to its deadline, the longest that a backup may take
 LEASE = timedelta(seconds=60)  # twice the longest step
 ENQUEUE_AGAIN = timedelta(seconds=30)  # what a wiped queue may cost
 ANNOUNCE_AGAIN = timedelta(seconds=15)  # longer than the topic may take to answer
+OVERDUE_GRACE = timedelta(minutes=5)  # at its deadline a run is on the queue once more, and may be about to end
 
 # A due time that has its run already gets no second one, whoever asks.
 _CREATE = text("""
@@ -49,9 +51,9 @@ _AWAKE = text("""
 # Nothing comes back for a step that was taken already, or that came late: it was delivered twice.
 _CLAIM = text("""
     update scheduler.runs
-    set state = 'running', fence = fence + 1, lease_until = now() + :lease, started_at = coalesce(started_at, now())
+    set state = 'running', lease_until = now() + :lease, started_at = coalesce(started_at, now())
     where id = :id and seq = :seq and state in ('queued', 'waiting')
-    returning id, fence, target, backup_id, attempts, now() >= deadline_at as overdue,
+    returning id, seq, target, backup_id, attempts, now() >= deadline_at as overdue,
               extract(epoch from now() - started_at)::float as age_seconds
 """)
 
@@ -59,7 +61,7 @@ _WAIT = text("""
     update scheduler.runs
     set state = 'waiting', seq = seq + 1, lease_until = null, backup_id = :backup_id, reason = :reason,
         attempts = :attempts, wake_at = least(now() + :wake_after, greatest(deadline_at, now()))
-    where id = :id and fence = :fence and state = 'running'
+    where id = :id and seq = :seq and state = 'running'
     returning id
 """)
 
@@ -67,7 +69,7 @@ _END = text("""
     update scheduler.runs
     set state = :state, lease_until = null, backup_id = :backup_id, reason = :reason, ended_at = now(),
         announce_at = case when :announce then now() end
-    where id = :id and fence = :fence and state = 'running'
+    where id = :id and seq = :seq and state = 'running'
     returning id
 """)
 
@@ -87,15 +89,23 @@ _SWEEP_OVERDUE = text("""
     returning id
 """)
 
+_OVERDUE = text("""
+    select id, seq from scheduler.runs
+    where state in ('queued', 'waiting') and deadline_at < now() - cast(:grace as interval)
+    order by deadline_at
+    limit 10
+""")
+
+# One at a time: the topic may be so slow that a claim on several would end before the last of them is sent.
 _UNSENT = text("""
     update scheduler.runs set announce_at = now() + :again
-    where id in (
-        select id from scheduler.runs where announce_at <= now() order by announce_at limit 10 for update skip locked
+    where id = (
+        select id from scheduler.runs where announce_at <= now() order by announce_at limit 1 for update skip locked
     )
     returning *
 """)
 
-_SENT = text("update scheduler.runs set announce_at = null, announced_at = now() where id = :id")
+_SENT = text("update scheduler.runs set announce_at = null where id = :id")
 
 
 class Step(NamedTuple):
@@ -108,7 +118,7 @@ class Claim:
     """The right to do one step of a run, until its lease ends."""
 
     id: UUID
-    fence: int
+    seq: int
     target: dict[str, Any]
     backup_id: str | None
     attempts: int
@@ -151,6 +161,11 @@ async def create(
     return (await session.scalars(select(Run).from_statement(_CREATE), values)).one_or_none()
 
 
+def fail(run: Run, reason: str, at: datetime) -> None:
+    """End a run that the caller's transaction has made, so that nobody can have claimed it. It is announced."""
+    run.state, run.reason, run.ended_at, run.announce_at = "failed", reason, at, at
+
+
 async def page(session: AsyncSession, after: UUID | None, limit: int) -> tuple[list[Run], UUID | None]:
     """Up to `limit` runs, newest first, strictly after `after`; and where the next page starts, if it does."""
     query = select(Run).order_by(Run.id.desc()).limit(limit + 1)
@@ -180,7 +195,7 @@ async def claim(session: AsyncSession, step: Step) -> Claim | None:
 
 async def record(session: AsyncSession, claim: Claim, outcome: Waiting | Ended) -> None:
     """Write what a step came to. Raises LeaseLost when the run is no longer the claim's."""
-    values: dict[str, Any] = {"id": claim.id, "fence": claim.fence, **vars(outcome)}
+    values: dict[str, Any] = {"id": claim.id, "seq": claim.seq, **vars(outcome)}
     if isinstance(outcome, Waiting):
         values["wake_after"] = timedelta(seconds=values.pop("wake_after_seconds"))
     if await session.scalar(_WAIT if isinstance(outcome, Waiting) else _END, values) is None:
@@ -195,12 +210,15 @@ async def sweep(session: AsyncSession) -> list[UUID]:
     return [run_id for statement in (_SWEEP, _SWEEP_OVERDUE) for run_id in await session.scalars(statement)]
 
 
-async def unsent(session: AsyncSession) -> list[tuple[Run, str]]:
-    """Runs whose alarm is to be sent, with the schedule's name. They come again unless `sent` is called for them."""
-    found = list(await session.scalars(select(Run).from_statement(_UNSENT), {"again": ANNOUNCE_AGAIN}))
-    schedules = select(Schedule.id, Schedule.name).where(Schedule.id.in_({run.schedule_id for run in found}))
-    names = {row.id: row.name for row in await session.execute(schedules)} if found else {}
-    return [(run, names[run.schedule_id]) for run in found]
+async def overdue(session: AsyncSession) -> list[Step]:
+    """Steps that the queue has not brought until well after the deadline of their run: it may be away."""
+    return [Step(*row) for row in await session.execute(_OVERDUE, {"grace": OVERDUE_GRACE})]
+
+
+async def unsent(session: AsyncSession) -> tuple[Run, str] | None:
+    """A run whose alarm is to be sent, with the schedule's name. It comes again unless `sent` is called for it."""
+    run = (await session.scalars(select(Run).from_statement(_UNSENT), {"again": ANNOUNCE_AGAIN})).one_or_none()
+    return run and (run, (await session.get_one(Schedule, run.schedule_id)).name)
 
 
 async def sent(session: AsyncSession, run: Run) -> None:

@@ -8,7 +8,7 @@ from cronsim import CronSim
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from scheduler.errors import ScheduleNotFound
+from scheduler.errors import NeverDue, ScheduleNotFound
 from scheduler.models import Schedule
 
 
@@ -32,6 +32,11 @@ def next_due(cron: str, timezone: str, after: datetime) -> datetime:
     """The first due time later than `after`, in UTC.
 
     When clocks change it does as Debian's cron: a time that does not exist is due right after the gap, and a daily one
-    that exists twice is due once.
+    that exists twice is due once. Raises NeverDue.
     """
-    return next(CronSim(cron, after.astimezone(ZoneInfo(timezone)))).astimezone(UTC)
+    try:
+        return next(CronSim(cron, after.astimezone(ZoneInfo(timezone)))).astimezone(UTC)
+    except (
+        Exception
+    ) as error:  # an unknown zone is a KeyError, a ValueError or an OSError, and no more due time no error
+        raise NeverDue(cron, timezone) from error

@@ -73,9 +73,10 @@ class NoQuery(BaseModel):
 
 
 class InvalidPart(BaseModel):
-    """Where the request is wrong."""
+    """Where the request is wrong: in the body at a JSON pointer, or in a parameter."""
 
-    parameter: str
+    pointer: str | None = None
+    parameter: str | None = None
     code: str
     detail: str
 

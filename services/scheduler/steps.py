@@ -2,16 +2,18 @@
 
 import logging
 import random
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from scheduler import db, runs
 from scheduler.backups import Backup, Backups, BackupsRefused, BackupsUnavailable, plain
 from scheduler.errors import LeaseLost
-from scheduler.runs import Claim, Ended, Step, Waiting
+from scheduler.runs import FIRST_STEP, Claim, Ended, Step, Waiting
 
 MAX_BACK_OFF_SECONDS = 60.0
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 1.0, 30.0
+NOTICE_SECONDS = 10.0  # how long the function may take to announce an end that can be seen already
 
 _SUCCEEDED = {"stored", "proven"}
 _FAILED = {
@@ -45,6 +47,9 @@ async def take(engine: AsyncEngine, backups: Backups, step: Step) -> None:
 
 async def _ask(backups: Backups, claim: Claim) -> Waiting | Ended:
     """The first step starts the backup, with the run's id as the key, so that a lost answer costs no second backup."""
+    if claim.overdue and claim.seq == FIRST_STEP:  # later ones may follow an answer that was lost
+        why = "It was not started before its deadline: the workers, or the queue that wakes them, were away."
+        return Ended("failed", None, why, announce=True)
     try:
         if claim.backup_id:
             return _judge(await backups.show(claim.backup_id), claim)
@@ -68,13 +73,20 @@ def _judge(backup: Backup, claim: Claim) -> Waiting | Ended:
         return Ended("succeeded", backup.id)
     if what := _FAILED.get(backup.state):
         why = plain(backup.reason or "")
-        # The function announces how a backup ended; that its worker was lost, it can only say when asked.
-        return Ended("failed", backup.id, f"{what}: {why}" if why else f"{what}.", announce=why.startswith("lost"))
+        said = f"{what}: {why}" if why else f"{what}."
+        if not (backup.announced or claim.overdue) and _just_ended(backup):
+            return Waiting(NOTICE_SECONDS, backup.id, reason=said)
+        return Ended("failed", backup.id, said, announce=not backup.announced)
     if claim.overdue:
         why = f"The backup was still {plain(backup.state)} at the run's deadline."
         return Ended("failed", backup.id, why, announce=True)
     # Soon at first, for small backups; later by a tenth of its age.
     return Waiting(min(max(MIN_POLL_SECONDS, claim.age_seconds / 10), MAX_POLL_SECONDS), backup.id)
+
+
+def _just_ended(backup: Backup) -> bool:
+    ended_at = backup.ended_at
+    return ended_at is not None and datetime.now(UTC) - ended_at < timedelta(seconds=NOTICE_SECONDS)
 
 
 def _back_off_seconds(attempts: int) -> float:

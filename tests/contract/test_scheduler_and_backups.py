@@ -10,6 +10,7 @@ import pytest
 
 from backup_lambda import notices
 from backup_lambda.app import create_app
+from backup_lambda.errors import AwsRefused
 from backup_lambda.schemas import Backup
 from deploy.local import mail
 from scheduler import alarms
@@ -42,6 +43,18 @@ async def test_a_run_follows_its_backup_to_a_state_that_it_knows(backups: Backup
     assert ended.state == "failed"
     assert ended.reason
     assert "PostgreSQL" in ended.reason
+    assert ended.announced
+    assert ended.ended_at
+
+
+async def test_a_run_sees_that_nobody_was_told_how_its_backup_ended(backups: Backups, world: World) -> None:
+    backup = await backups.start(None, KEY)
+    nowhere = worker_for(world, "postgresql://notes_backup:x@127.0.0.1:1/holdfast")
+    await world.sns.delete_topic(TopicArn=world.topic.arn)
+    with pytest.raises(AwsRefused):
+        await nowhere.back_up(backup.id, lambda: 900.0)
+    ended = await backups.show(backup.id)
+    assert (ended.state, ended.announced) == ("failed", False)
 
 
 async def test_what_will_not_change_is_refused_with_the_reason(backups: Backups) -> None:

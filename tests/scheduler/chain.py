@@ -16,6 +16,7 @@ from scheduler.settings import WorkerSettings
 from tests.scheduler.gateway import Gateway
 from tests.servers import Cluster
 
+PACE = 10  # of the worker's loops, so that tests need not wait for a second look
 DAILY = "00000000-0000-7000-8000-000000000001"
 
 
@@ -32,7 +33,7 @@ class Chain:
     async def work(self, **changes: str) -> AsyncIterator[None]:
         """A worker in this process, drained at the end. `changes` are to its settings."""
         stop = asyncio.Event()
-        running = asyncio.create_task(worker.serve(WorkerSettings.from_env(self.env | changes), stop))
+        running = asyncio.create_task(worker.serve(WorkerSettings.from_env(self.env | changes), stop, PACE))
         try:
             yield
         finally:

@@ -15,11 +15,11 @@ from arq.connections import ArqRedis
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from scheduler import db, jobs, tokens
+from scheduler import db, jobs, steps, tokens
 from scheduler.app import create_app
 from scheduler.settings import Settings
 from tests.scheduler import gateway as stand_in
-from tests.scheduler.chain import Chain
+from tests.scheduler.chain import PACE, Chain
 from tests.scheduler.gateway import Gateway
 from tests.servers import Aws, Cluster
 
@@ -180,5 +180,7 @@ def chain(  # noqa: PLR0917 - it puts the fixtures together
     gateway: Gateway,
     worker_env: dict[str, str],
     aws_env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Chain:
+    monkeypatch.setattr(steps, "MIN_POLL_SECONDS", 1.0 / PACE)
     return Chain(ops, sql, engine, redis, gateway, worker_env)

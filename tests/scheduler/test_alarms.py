@@ -1,9 +1,10 @@
 """What a person is told when a run failed, and that nobody is told twice or not at all."""
 
 import json
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler import alarms
+from scheduler import alarms, runs, worker
+from scheduler.alarms import Topic
 from scheduler.models import Run
 from tests.scheduler.chain import DAILY, Chain, until
 from tests.scheduler.gateway import problem
@@ -61,7 +63,7 @@ async def test_a_topic_that_is_away_gets_the_alarm_later_and_once(
         return await chain.sql.fetchval("select announce_at > ended_at + interval '1 second' from scheduler.runs")
 
     async def sent() -> Any:
-        return await chain.sql.fetchval("select announced_at from scheduler.runs")
+        return await chain.sql.fetchval("select announce_at is null from scheduler.runs")
 
     chain.gateway.instead.append(problem(403, "Not yours."))
     with monkeypatch.context() as away:
@@ -70,14 +72,51 @@ async def test_a_topic_that_is_away_gets_the_alarm_later_and_once(
             run = await chain.ended(await chain.trigger())
             await until(tried)
     assert run["state"] == "failed"
-    assert (await sent(), await inbox.read()) == (None, [])
+    assert (await sent(), await inbox.read()) == (False, [])
 
     await chain.sql.execute("update scheduler.runs set announce_at = now()")  # a quarter of a minute later
     async with chain.work(HOLDFAST_TOPIC_ARN=inbox.topic_arn):
         await until(sent)
     [message] = await inbox.read()
     assert_tells(message, run)
-    assert await chain.sql.fetchval("select announce_at from scheduler.runs") is None, "no one is told again"
+
+
+class SlowTopic(Topic):
+    """Takes all the time that it may for an alarm, while another worker looks for one of its own."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self.taken: list[str] = []
+
+    async def publish(self, alarm: alarms.Alarm) -> None:
+        self.taken.append(alarm.event["id"])
+        if len(self.taken) % 2:
+            later = "update scheduler.runs set announce_at = announce_at - $1 * interval '1 second'"
+            await self.chain.sql.execute(later, alarms.PUBLISH_SECONDS)
+            await worker.announce(self.chain.engine, self)
+
+
+async def test_two_workers_and_a_slow_topic_tell_everything_once(chain: Chain) -> None:
+    paths = {await chain.trigger() for _ in range(6)}
+    await chain.sql.execute(
+        "update scheduler.runs set state = 'failed', reason = 'x', ended_at = now(), announce_at = now()"
+    )
+    topic = SlowTopic(chain)
+    while await chain.sql.fetchval("select count(*) from scheduler.runs where announce_at is not null"):
+        await worker.announce(chain.engine, topic)
+    assert sorted(topic.taken) == sorted(f"{path.rpartition('/')[2]}-failed" for path in paths)
+
+
+async def test_a_topic_that_never_answers_is_given_up_before_another_worker_tries(
+    aws_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert timedelta(seconds=alarms.PUBLISH_SECONDS) < runs.ANNOUNCE_AGAIN
+    monkeypatch.setattr(alarms, "PUBLISH_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SNS", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        async with alarms.connect("arn:aws:sns:eu-central-1:000000000000:backups") as topic:
+            with pytest.raises(alarms.AlarmNotSent, match=r"no answer within 0\.3 s"):
+                await topic.publish(alarms.failed(run_that_failed(), "daily-backup"))
 
 
 def assert_tells(message: dict[str, Any], run: dict[str, Any]) -> None:

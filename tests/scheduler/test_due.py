@@ -92,6 +92,37 @@ async def test_a_long_outage_ends_with_one_run(engine: AsyncEngine, sql: asyncpg
 
 
 @pytest.mark.parametrize(
+    ("cron", "timezone"),
+    [
+        ("0 0 31 2 *", "UTC"),
+        ("0 2 29 2 1#5", "Mars/Olympus"),
+        ("every day", "UTC"),
+        ("0 2 * * *", "/etc/passwd"),
+        ("0 2 * * *", "Europe"),
+    ],
+)
+async def test_a_schedule_that_cannot_go_on_fails_aloud_and_stops_nobody(
+    engine: AsyncEngine, sql: asyncpg.Connection, cron: str, timezone: str
+) -> None:
+    insert = """
+        insert into scheduler.schedules (name, cron, timezone, target, next_due_at)
+        values ('bad', $1, $2, '{"kind": "backup"}', now() - interval '1 day')
+        returning id
+    """
+    bad = await sql.fetchval(insert, cron, timezone)
+    await sql.execute("update scheduler.schedules set next_due_at = now() where id <> $1", bad)
+    assert [await fire(engine), await fire(engine)] == [2, 0]
+
+    made = await sql.fetch("select schedule_id = $1 as bad, * from scheduler.runs order by bad", bad)
+    assert [(run["bad"], run["state"]) for run in made] == [(False, "queued"), (True, "failed")]
+    assert repr(cron) in made[1]["reason"]
+    assert repr(timezone) in made[1]["reason"]
+    assert made[1]["announce_at"] == made[1]["ended_at"]
+    again_in = await sql.fetchval("select next_due_at - now() from scheduler.schedules where id = $1", bad)
+    assert timedelta(minutes=59) < again_in <= timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
     ("cron", "timezone", "after", "expected"),
     [
         ("0 2 * * *", "UTC", "2026-11-22T01:59:59", "2026-11-22T02:00"),

@@ -1,5 +1,7 @@
 """GET /v1/schedules, and running one now."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -75,6 +77,8 @@ async def test_an_unknown_schedule_is_said_to_be_unknown(ops: httpx.AsyncClient,
         ("GET", "/v1/schedules?limt=5", 400, "limt"),
         ("GET", f"/v1/schedules/{DAILY}?x", 400, "x"),
         ("POST", f"/v1/schedules/{DAILY}/trigger?dry_run=1", 400, "dry_run"),
+        ("GET", "/v1/schedules?limit=1&limit=2", 400, "limit"),
+        ("GET", f"/v1/schedules/{DAILY}?x=1&x=1", 400, "x"),
         ("GET", "/v1/schedules?limit=0", 422, "limit"),
         ("GET", "/v1/schedules?limit=201", 422, "limit"),
         ("GET", "/v1/schedules?cursor=next", 422, "cursor"),
@@ -87,3 +91,21 @@ async def test_a_wrong_parameter_is_named(
     response = await ops.request(method, path)
     assert response.status_code == status
     assert [part["parameter"] for part in response.json()["errors"]] == [parameter]
+
+
+@pytest.mark.parametrize("body", [b'{"label": "mine"}', b"{{{", b" "])
+async def test_a_trigger_takes_no_body(ops: httpx.AsyncClient, body: bytes) -> None:
+    response = await ops.post(f"/v1/schedules/{DAILY}/trigger", content=body)
+    assert (response.status_code, response.json()["type"]) == (400, "/problems/malformed-request")
+    assert response.json()["errors"] == [{"pointer": "#", "code": "body_not_taken", "detail": "Send no body."}]
+    assert (await ops.get("/v1/runs")).json()["items"] == []
+
+
+async def test_an_endless_body_is_refused_at_once(ops: httpx.AsyncClient) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 65_536
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        assert (await ops.post(f"/v1/schedules/{DAILY}/trigger", content=endless())).status_code == 400

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.responses import JSONResponse, Response
 
-from scheduler import backups, db, runs, steps
+from scheduler import backups, db, runs, steps, worker
 from scheduler.backups import Backups
 from scheduler.runs import Step
 from tests.scheduler.chain import DAILY, until
@@ -81,22 +82,25 @@ async def test_a_run_goes_from_its_request_to_its_end(one: OneRun) -> None:
     [
         ({"state": "stored"}, "succeeded", None, False),
         ({"state": "proven"}, "succeeded", None, False),
-        ({"state": "failed", "reason": "no space"}, "failed", "The backup failed: no space", False),
-        ({"state": "failed"}, "failed", "The backup failed.", False),
-        ({"state": "failed", "reason": "lost: silent"}, "failed", "The backup failed: lost: silent", True),
-        ({"state": "suspect", "reason": "0 rows"}, "failed", "The backup is stored, but suspect: 0 rows", False),
-        ({"state": "broken"}, "failed", "The backup is stored, but its proof failed.", False),
-        ({"state": "cancelled"}, "failed", "The backup was cancelled.", False),
-        ({"state": "expired"}, "failed", "The backup was removed by retention before its end was seen.", False),
-        ({"state": "failed", "reason": "a\x00b\nc"}, "failed", "The backup failed: a b c", False),
+        ({"state": "failed", "reason": "no space"}, "failed", "The backup failed: no space", True),
+        ({"state": "failed"}, "failed", "The backup failed.", True),
+        ({"state": "failed", "announced": True}, "failed", "The backup failed.", False),
+        ({"state": "failed", "reason": "lost", "announced": True}, "failed", "The backup failed: lost", False),
+        ({"state": "failed", "ended_at": "2026-11-22T02:00:00Z"}, "failed", "The backup failed.", True),
+        ({"state": "suspect", "reason": "0 rows"}, "failed", "The backup is stored, but suspect: 0 rows", True),
+        ({"state": "broken"}, "failed", "The backup is stored, but its proof failed.", True),
+        ({"state": "cancelled", "announced": True}, "failed", "The backup was cancelled.", False),
+        ({"state": "expired"}, "failed", "The backup was removed by retention before its end was seen.", True),
+        ({"state": "failed", "reason": "a\x00b\nc"}, "failed", "The backup failed: a b c", True),
         ({"state": "queued"}, "waiting", None, False),
         ({"state": "running"}, "waiting", None, False),
+        ({"state": "running", "reason": "its worker was not heard of"}, "waiting", None, False),
         ({"state": "of-a-later-release"}, "waiting", None, False),
     ],
 )
 async def test_a_run_is_what_the_backup_is(
     one: OneRun,
-    outcome: dict[str, str],
+    outcome: dict[str, Any],
     state: str,
     reason: str | None,
     announced_by_us: bool,
@@ -106,6 +110,22 @@ async def test_a_run_is_what_the_backup_is(
     await one.take(2)
     run = await one.row()
     assert (run["state"], run["reason"], run["announce_at"] is not None) == (state, reason, announced_by_us)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_the_function_gets_a_moment_to_announce_what_it_has_just_ended(one: OneRun, announced: bool) -> None:
+    one.gateway.outcome = {"state": "failed", "reason": "no space", "ended_at": datetime.now(UTC).isoformat()}
+    await one.take(1)
+    await one.take(2)
+    run = await one.row()
+    assert (run["state"], run["reason"], run["announce_at"]) == ("waiting", "The backup failed: no space", None)
+    assert timedelta(seconds=5) < run["wakes_in"] <= timedelta(seconds=steps.NOTICE_SECONDS)
+
+    moments_ago = datetime.now(UTC) - run["wakes_in"] - timedelta(seconds=1)
+    one.gateway.outcome |= {"announced": announced, "ended_at": moments_ago.isoformat()}
+    await one.take(3)
+    run = await one.row()
+    assert (run["state"], run["announce_at"] is None) == ("failed", announced)
 
 
 async def test_a_backup_that_the_api_answers_with_at_once_is_enough(one: OneRun) -> None:
@@ -137,7 +157,6 @@ async def test_a_refusal_fails_the_run_at_once_and_is_announced(
     assert run["state"] == "failed"
     assert run["reason"].startswith(f"The backup API refused: {said}")
     assert run["announce_at"] is not None
-    assert run["announced_at"] is None
 
 
 async def test_a_backup_that_is_gone_fails_the_run_and_is_announced(one: OneRun) -> None:
@@ -158,6 +177,7 @@ async def test_a_backup_that_is_gone_fails_the_run_and_is_announced(one: OneRun)
         problem(408, "Too slow."),
         Response("<html>", 502),
         Response("not JSON", 202),
+        Response("[" * 200_000, 503, media_type="application/json"),
         JSONResponse({"state": "queued"}, 202),
         JSONResponse({"id": "../../etc", "state": "queued"}, 202),
     ],
@@ -203,9 +223,10 @@ async def test_no_wait_goes_beyond_the_deadline(one: OneRun) -> None:
 
 
 async def test_trouble_until_the_deadline_fails_the_run_and_is_announced(one: OneRun) -> None:
-    await one.be_overdue()
-    one.gateway.instead.append(problem(500, "Something went wrong."))
+    one.gateway.instead += [problem(500, "Something went wrong.")] * 2
     await one.take(1)
+    await one.be_overdue()
+    await one.take(2)
     run = await one.row()
     assert run["state"] == "failed"
     said = (
@@ -213,6 +234,37 @@ async def test_trouble_until_the_deadline_fails_the_run_and_is_announced(one: On
     )
     assert run["reason"] == said
     assert run["announce_at"] is not None
+
+
+async def test_no_backup_is_started_after_the_deadline(one: OneRun) -> None:
+    await one.be_overdue()
+    await one.take(1)
+    run = await one.row()
+    assert (run["state"], one.gateway.calls) == ("failed", [])
+    assert run["reason"].startswith("It was not started before its deadline")
+    assert run["announce_at"] is not None
+
+
+async def test_a_backup_whose_start_was_not_answered_is_asked_for_after_the_deadline_too(one: OneRun) -> None:
+    """By a worker that died with the answer, say: it may exist, and be what the run needs."""
+    one.gateway.loses_answers = True
+    await one.take(1)
+    one.gateway.loses_answers = False
+    await one.be_overdue()
+    one.gateway.instead.append(JSONResponse({"id": one.gateway.backups[str(one.id)], "state": "stored"}, 202))
+    await one.take(2)
+    run = await one.row()
+    assert (run["state"], run["backup_id"]) == ("succeeded", one.gateway.backups[str(one.id)])
+
+
+async def test_the_queue_gets_five_minutes_to_bring_the_last_step(one: OneRun) -> None:
+    for minutes, calls in ((4, 0), (6, 1)):
+        await one.sql.execute(
+            "update scheduler.runs set seq = 2, deadline_at = now() - $1 * interval '1 minute'", minutes
+        )
+        await worker.overdue(one.engine, one.api)
+        assert len(one.gateway.calls) == calls
+    assert (await one.row())["ended_at"] is not None
 
 
 async def test_a_backup_that_never_ends_fails_the_run_at_its_deadline(one: OneRun) -> None:
@@ -248,7 +300,7 @@ async def test_a_step_that_is_delivered_twice_is_done_once(one: OneRun) -> None:
     await one.take(1)
     after = await one.row()
     assert len(one.gateway.calls) == 1
-    assert (before["seq"], before["fence"], before["wake_at"]) == (after["seq"], after["fence"], after["wake_at"])
+    assert (before["seq"], before["wake_at"]) == (after["seq"], after["wake_at"])
 
 
 async def test_what_has_ended_stays_as_it_is(one: OneRun) -> None:
@@ -283,13 +335,13 @@ async def test_a_worker_that_lost_its_lease_cannot_write(one: OneRun) -> None:
     async with db.transaction(one.engine) as session:
         claim = await runs.claim(session, Step(one.id, 2))
     assert claim is not None
-    assert claim.fence == 2
+    assert claim.seq == 2
 
     one.gateway.instead.append(problem(422, "Too late."))
     one.gateway.open.set()
     await hanging
     held = await one.row()
-    assert (held["state"], held["fence"], held["reason"]) == ("running", 2, swept["reason"])
+    assert (held["state"], held["seq"], held["reason"]) == ("running", 2, swept["reason"])
 
     async with db.transaction(one.engine) as session:
         await runs.record(session, claim, runs.Ended("succeeded", "b-1"))

@@ -4,12 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 
 from deploy.local import valkey
 from deploy.local.process import Program
-from scheduler import jobs, worker
+from scheduler import backups, jobs, steps, worker
 from scheduler.runs import Step
 from scheduler.settings import WorkerSettings
 from tests.scheduler.chain import Chain, allow_connections, until
@@ -124,12 +125,26 @@ async def test_a_run_whose_worker_died_is_taken_over(chain: Chain) -> None:
     path = await chain.trigger()
     await chain.sql.execute("""
         update scheduler.runs
-        set state = 'running', fence = 1, started_at = now(), lease_until = now() - interval '1 second'
+        set state = 'running', started_at = now(), lease_until = now() - interval '1 second'
     """)
     async with chain.work():
         assert (await chain.ended(path))["state"] == "succeeded"
-    assert await chain.sql.fetchval("select fence from scheduler.runs") == 3
+    assert await chain.sql.fetchval("select seq from scheduler.runs") == 3, "the dead one's, the start, and the end"
     assert len(chain.gateway.keys) == 1
+
+
+async def test_a_run_ends_though_the_queue_stays_away(chain: Chain) -> None:
+    never_asked, started = await chain.trigger(), await chain.trigger()
+    async with backups.connect(chain.gateway.url) as api:
+        await steps.take(chain.engine, api, Step(UUID(started.rpartition("/")[2]), 1))
+    await chain.sql.execute("update scheduler.runs set deadline_at = now() - interval '6 minutes'")
+    async with chain.work(HOLDFAST_REDIS_URL="redis://127.0.0.1:9/0"):
+        failed, succeeded = await chain.ended(never_asked), await chain.ended(started)
+    assert (failed["state"], succeeded["state"]) == ("failed", "succeeded")
+    assert failed["reason"].startswith("It was not started before its deadline")
+    assert len(chain.gateway.keys) == 1, "no backup is started after the deadline"
+    announced = await chain.sql.fetch("select id from scheduler.runs where announce_at is not null")
+    assert [f"/v1/runs/{run['id']}" for run in announced] == [never_asked]
 
 
 async def test_an_error_in_one_loop_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:

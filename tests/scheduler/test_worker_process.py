@@ -88,7 +88,7 @@ async def test_a_signal_ends_an_idle_worker_at_once(
 
 async def test_another_worker_ends_the_run_of_one_that_was_killed(chain: Chain, start: Start) -> None:
     async def ended() -> Any:
-        return await chain.sql.fetchrow("select state, fence from scheduler.runs where ended_at is not null")
+        return await chain.sql.fetchrow("select state, seq from scheduler.runs where ended_at is not null")
 
     chain.gateway.open.clear()
     killed = start()
@@ -99,11 +99,11 @@ async def test_another_worker_ends_the_run_of_one_that_was_killed(chain: Chain, 
     assert await chain.sql.fetchval("select state from scheduler.runs") == "running"
 
     chain.gateway.open.set()
-    start()
     await chain.sql.execute("update scheduler.runs set lease_until = now()")  # a minute later
+    start()
     run = await until(ended)
     assert run["state"] == "succeeded"
-    assert run["fence"] > 1
+    assert run["seq"] > 1
     assert (len(set(chain.gateway.keys)), len(chain.gateway.backups)) == (1, 1)
 
 
