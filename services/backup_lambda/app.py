@@ -20,7 +20,7 @@ def create_app(
     store: S3Store, topic: Topic, start_worker: Callable[[str], Awaitable[None]], now: Clock = utc_now
 ) -> FastAPI:
     """`start_worker` has the backup with this id made, and does not wait for it."""
-    app = FastAPI(title="Holdfast backups", version=__version__, openapi_url=None)
+    app = FastAPI(title="Holdfast backups", version=__version__, openapi_url=None, redirect_slashes=False)
     app.state.store, app.state.topic, app.state.start_worker, app.state.now = store, topic, start_worker, now
     problems.add_to(app)
     app.include_router(router)

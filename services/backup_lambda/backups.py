@@ -9,11 +9,12 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from backup_lambda.errors import BackupNotFound, InvalidRequest, KeyReused, ObjectChanged
-from backup_lambda.lease import Clock, Progress
+from backup_lambda.errors import BackupNotFound, BackupUnreadable, InvalidRequest, KeyReused, ObjectChanged
+from backup_lambda.lease import LAST_ATTEMPT, TAKEN_OVER_WITHIN, Clock, Progress
 from backup_lambda.manifest import Manifest, Previous, Request
 from backup_lambda.schemas import Backup, BackupIn, BackupPage, ProgressOut, TableOut
 from backup_lambda.store import S3Store
@@ -23,6 +24,9 @@ PAGE = 100
 SHOWN_AT_ONCE = 16
 ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 TIME = "%Y%m%dT%H%M%SZ"
+# Lambda keeps an invocation that it cannot begin for an hour.
+STARTED_WITHIN = timedelta(minutes=70)
+Read = TypeVar("Read", bound=BaseModel)
 
 
 class Failure(BaseModel):
@@ -75,40 +79,52 @@ async def request(
 
 
 async def show(store: S3Store, backup_id: str, now: Clock) -> Backup:
+    """Raises BackupNotFound, BackupUnreadable and AwsError."""
     names = await store.names(folder(backup_id)) if ID.fullmatch(backup_id) else set()
-
-    async def read(name: str) -> bytes:
-        return (await store.get(folder(backup_id) + name)).body
-
-    if "manifest.json" in names:
-        return _stored(Manifest.model_validate_json(await read("manifest.json")))
-    if "failure.json" in names:
-        failure = Failure.model_validate_json(await read("failure.json"))
-        return _failed(failure)
-    if "request.json" not in names:
+    if not names:
         raise BackupNotFound("No backup has this id.")
-    asked = Request.model_validate_json(await read("request.json"))
-    if "progress.json" not in names:
-        return Backup(**asked.model_dump(), state="queued")
-    progress = Progress.model_validate_json(await read("progress.json"))
-    if progress.lease_until > now():
-        told = ProgressOut.model_validate(progress, from_attributes=True)
-        began = {"started_at": progress.started_at, "progress": told, "reason": progress.reason}
-        return Backup(**asked.model_dump(), state="running", **began)
+
+    async def read(name: str, kind: type[Read]) -> Read:
+        try:
+            return kind.model_validate_json((await store.get(folder(backup_id) + name)).body)
+        except ValidationError as error:
+            raise BackupUnreadable(f"{name} is not one that this release reads") from error
+
+    progress = await read("progress.json", Progress) if "progress.json" in names else None
+    announced = progress is not None and progress.announced
+    if "manifest.json" in names:
+        return _stored(await read("manifest.json", Manifest), announced)
+    if "failure.json" in names:
+        return _failed(await read("failure.json", Failure), announced)
+    if "request.json" not in names:
+        raise BackupUnreadable("request.json is missing")
+    asked = await read("request.json", Request)
+    if progress is None:
+        return _not_begun(asked, now())
+    if running := _running(asked, progress, now()):
+        return running
     if await store.names(folder(backup_id)) != names:
         return await show(store, backup_id, now)  # it ended while we looked
     reason = f"lost: {progress.reason or 'its worker was not heard of any more'}"
-    return _failed(Failure(request=asked, reason=reason, started_at=progress.started_at, ended_at=progress.lease_until))
+    lost = Failure(request=asked, reason=reason, started_at=progress.started_at, ended_at=progress.lease_until)
+    return _failed(lost, announced)
 
 
 async def page(store: S3Store, before: str | None, now: Clock) -> BackupPage:
-    """Up to 100 backups that are older than the id `before`, newest first."""
+    """Up to 100 backups that are older than the id `before`, newest first.
+
+    One that cannot be read is shown as failed, with the reason: it must not hide the others.
+    """
     ids = await _newest(store, PAGE + 1, before, now)
     gate = asyncio.Semaphore(SHOWN_AT_ONCE)
 
     async def show_one(backup_id: str) -> Backup:
         async with gate:
-            return await show(store, backup_id, now)
+            try:
+                return await show(store, backup_id, now)
+            except (BackupNotFound, BackupUnreadable) as error:
+                reason, at = f"unreadable: {error.detail}", _time_of(backup_id)
+                return Backup(id=backup_id, state="failed", label=None, created_at=at, reason=reason, requested_by=None)
 
     items = await asyncio.gather(*(show_one(backup_id) for backup_id in ids[:PAGE]))
     has_more = len(ids) > PAGE
@@ -116,11 +132,14 @@ async def page(store: S3Store, before: str | None, now: Clock) -> BackupPage:
 
 
 async def newest_stored(store: S3Store, now: Clock) -> Previous | None:
-    """The newest stored backup, if there is one among the last hundred."""
-    for earlier in await _newest(store, PAGE, None, now):
-        if "manifest.json" in await store.names(folder(earlier)):
-            body = (await store.get(f"{folder(earlier)}manifest.json")).body
-            return Previous(id=earlier, sha256=hashlib.sha256(body).hexdigest())
+    """The newest stored backup, if there is one."""
+    before = None
+    while ids := await _newest(store, PAGE, before, now):
+        for earlier in ids:
+            if "manifest.json" in await store.names(folder(earlier)):
+                body = (await store.get(f"{folder(earlier)}manifest.json")).body
+                return Previous(id=earlier, sha256=hashlib.sha256(body).hexdigest())
+        before = ids[-1]
     return None
 
 
@@ -129,10 +148,18 @@ def _new_id(at: datetime) -> str:
 
 
 def _time_of(backup_id: str) -> datetime:
+    """Raises InvalidRequest when this is no id."""
     try:
         return datetime.strptime(backup_id.partition("-")[0], TIME).replace(tzinfo=UTC)
     except ValueError:
         raise InvalidRequest("This is not the id of a backup.") from None
+
+
+def _is_id(name: str) -> bool:
+    try:
+        return bool(ID.fullmatch(name) and _time_of(name))
+    except InvalidRequest:
+        return False
 
 
 async def _id_for(store: S3Store, key: str, wanted: BackupIn, now: Clock) -> str:
@@ -156,7 +183,9 @@ async def _newest(store: S3Store, limit: int, before: str | None, now: Clock) ->
     a handful of requests, however many backups there are.
     """
     found: list[str] = []
-    start, span, end = _time_of(before) if before else now(), timedelta(days=1), before or "~"
+    start, span, end = now(), timedelta(days=1), before or "~"
+    if before:
+        start = min(start, _time_of(before))  # a clock may have been wrong, but not by thousands of years
     oldest = await anext(_ids(store), "~")
     while len(found) < limit and oldest < end:
         start, span = start - span, 4 * span
@@ -170,11 +199,31 @@ async def _ids(store: S3Store, begin: str = "", end: str = "~") -> AsyncIterator
     async for name in store.folders(ROOT, begin):
         if name >= end:
             return
-        if ID.fullmatch(name):
+        if _is_id(name):
             yield name
 
 
-def _stored(manifest: Manifest) -> Backup:
+def _not_begun(asked: Request, now: datetime) -> Backup:
+    if now < asked.created_at + STARTED_WITHIN:
+        return Backup(**asked.model_dump(), state="queued")
+    ended = {"ended_at": asked.created_at + STARTED_WITHIN, "reason": "lost: it was never started"}
+    return Backup(**asked.model_dump(), state="failed", **ended)
+
+
+def _running(asked: Request, progress: Progress, now: datetime) -> Backup | None:
+    """None when its worker's lease has ended, and no other worker is to be expected any more."""
+    reason = progress.reason
+    if progress.lease_until <= now:
+        if progress.attempt >= LAST_ATTEMPT or now >= progress.lease_until + TAKEN_OVER_WITHIN:
+            return None
+        silent = f"its worker was not heard of since {progress.updated_at:%H:%M:%S} UTC"
+        reason = f"{reason or silent}; another attempt is due"
+    told = ProgressOut.model_validate(progress, from_attributes=True)
+    began = {"started_at": progress.started_at, "progress": told, "reason": reason}
+    return Backup(**asked.model_dump(), state="running", **began)
+
+
+def _stored(manifest: Manifest, announced: bool) -> Backup:
     tables = [TableOut.model_validate(table, from_attributes=True) for table in manifest.tables]
     return Backup(
         **manifest.request.model_dump(),
@@ -185,9 +234,10 @@ def _stored(manifest: Manifest) -> Backup:
         rows=sum(table.rows for table in tables),
         bytes=sum(table.bytes for table in tables),
         stored_bytes=sum(table.stored_bytes for table in tables),
+        announced=announced,
     )
 
 
-def _failed(failure: Failure) -> Backup:
+def _failed(failure: Failure, announced: bool) -> Backup:
     ended = {"started_at": failure.started_at, "ended_at": failure.ended_at, "reason": failure.reason}
-    return Backup(**failure.request.model_dump(), state="failed", **ended)
+    return Backup(**failure.request.model_dump(), state="failed", announced=announced, **ended)

@@ -7,9 +7,10 @@ never on how they arrived, so that equal rows give equal files.
 import asyncio
 import hashlib
 import json
+import re
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ GZIP = 31  # zlib's number for the gzip format; it writes no name and the time 0
 LEVEL = 6
 
 Key = list[Any] | None
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
+_MARK = re.compile(_STRING.pattern + rb"|[{}\[\],]")
+_DEEPER = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,25 @@ def pack(rows: bytearray, key: Sequence[str]) -> Packed:
 
 
 def _key(row: bytes | bytearray, key: Sequence[str]) -> Key:
-    values = json.loads(row, parse_int=str, parse_float=str)
-    return [values[column] for column in key]
+    """Nothing else of the row is parsed: PostgreSQL stores documents that are too deep for Python's parser."""
+    values = {name: value for member in _members(bytes(row)) for name, value in [_split(member)] if name in key}
+    return [json.loads(values[column], parse_int=str, parse_float=str) for column in key]
+
+
+def _members(row: bytes) -> Iterator[bytes]:
+    """The `"name":value` of an object."""
+    depth, start = 0, 1
+    for mark in _MARK.finditer(row):
+        depth += _DEEPER.get(mark[0], 0)
+        if depth == 0 or (depth == 1 and mark[0] == b","):
+            yield row[start : mark.start()]
+            start = mark.end()
+
+
+def _split(member: bytes) -> tuple[str, bytes]:
+    name = _STRING.match(member)
+    assert name is not None  # an object's member begins with its name
+    return json.loads(name[0]), member[name.end() + 1 :]
 
 
 def pack_index(index: Sequence[Block]) -> bytes:
@@ -135,7 +156,7 @@ async def check(index: Sequence[Block], stored: AsyncIterator[bytes], report: Ca
     `report` is called with the rows of each block.
     """
     checking: deque[asyncio.Future[int]] = deque()
-    rows, tail, wanted = 0, bytearray(), deque(index)
+    rows, offset, tail, wanted = 0, 0, bytearray(), deque(index)
 
     async def one_is_checked() -> int:
         report(count := await checking.popleft())
@@ -145,6 +166,9 @@ async def check(index: Sequence[Block], stored: AsyncIterator[bytes], report: Ca
         tail += piece
         while wanted and len(tail) >= wanted[0].length:
             block = wanted.popleft()
+            if block.offset != offset:
+                raise StoredDiffers(f"the block at {offset} is at {block.offset} in the index")
+            offset += block.length
             member, tail = tail[: block.length], tail[block.length :]
             checking.append(asyncio.get_running_loop().run_in_executor(None, _check, block, member))
             if len(checking) == BLOCKS_IN_FLIGHT:
@@ -163,4 +187,6 @@ def _check(block: Block, member: bytearray) -> int:
         raise StoredDiffers(f"the block at {block.offset} cannot be decompressed: {error}") from error
     if hashlib.sha256(rows).hexdigest() != block.sha256:
         raise StoredDiffers(f"the block at {block.offset} has other bytes than were written")
-    return rows.count(b"\n")
+    if (count := rows.count(b"\n")) != block.rows:
+        raise StoredDiffers(f"the block at {block.offset} has {count} rows, and {block.rows} in the index")
+    return count

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from backup_lambda import blocks
 from backup_lambda.blocks import BlockWriter
-from backup_lambda.catalogue import Table
 from backup_lambda.errors import CountsDiffer, StoredDiffers
 from backup_lambda.lease import Progress
 from backup_lambda.manifest import TableEntry, object_name
-from backup_lambda.snapshot import Snapshot
+from backup_lambda.snapshot import Counted, Snapshot
 from backup_lambda.store import S3Store
 
 
@@ -37,13 +36,10 @@ class Dump:
         # the two fails, and none mixes its objects with the other's.
         left = await self.store.etags(self.folder)
         self.progress.stage = "counting"
-        hashes = [await source.row_hash(table) for table in source.tables]
-        self.progress.total_rows = sum(rows for rows, _ in hashes)
+        counted = [await source.count(table) for table in source.tables]
+        self.progress.total_rows = sum(each.rows for each in counted)
         self.progress.stage = "copying"
-        return [
-            await self._copy_table(source, table, row_hash, left)
-            for table, row_hash in zip(source.tables, hashes, strict=True)
-        ]
+        return [await self._copy_table(source, each, left) for each in counted]
 
     async def read_back(self, copied: Sequence[Copied]) -> None:
         """A backup is stored only if all counts of its rows agree, and every block has the bytes that were written."""
@@ -54,9 +50,8 @@ class Dump:
             except StoredDiffers as error:
                 raise StoredDiffers(f"{table.entry.name}: {error}") from error
 
-    async def _copy_table(
-        self, source: Snapshot, table: Table, row_hash: tuple[int, str], left: Mapping[str, str]
-    ) -> Copied:
+    async def _copy_table(self, source: Snapshot, counted: Counted, left: Mapping[str, str]) -> Copied:
+        table = counted.table
         name = object_name(table.schema, table.relation)
         data, index = f"data/{name}.json.gz", f"index/{name}.json.gz"
         async with self.store.upload(self.folder + data, left.get(self.folder + data)) as upload:
@@ -74,12 +69,12 @@ class Dump:
             bytes=writer.bytes,
             stored_bytes=upload.bytes,
             sha256=writer.sha256,
-            row_hash=row_hash[1],
+            row_hash=counted.row_hash,
             object=data,
             index=index,
             etag=etag,
         )
-        return Copied(entry, row_hash[0], copied, hashlib.sha256(index_body).hexdigest())
+        return Copied(entry, counted.rows, copied, hashlib.sha256(index_body).hexdigest())
 
     async def _read_table_back(self, table: Copied) -> None:
         entry = table.entry

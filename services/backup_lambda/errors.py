@@ -2,6 +2,8 @@
 
 BackupsError              500
 ├── BackupNotFound        404
+├── BackupUnreadable      500   its objects are not what this release writes
+├── MalformedRequest      400   cannot be understood: broken JSON, a query parameter
 ├── InvalidRequest        422   understood, and not allowed
 ├── KeyReused             422   the Idempotency-Key belongs to another request
 ├── AlreadySubscribed     409   with other events
@@ -35,6 +37,18 @@ class BackupNotFound(BackupsError):
     """There is no such backup."""
 
     status, type = 404, "backup-not-found"
+
+
+class BackupUnreadable(BackupsError):
+    """What the bucket holds of the backup cannot be understood."""
+
+    type = "backup-unreadable"
+
+
+class MalformedRequest(BackupsError):
+    """The request cannot be understood."""
+
+    status, type = 400, "malformed-request"
 
 
 class InvalidRequest(BackupsError):

@@ -15,6 +15,11 @@ from backup_lambda.store import S3Store
 LEASE = timedelta(seconds=45)
 # A backup whose worker gave up, and said so, is not lost before that.
 ANOTHER_ATTEMPT_WITHIN = timedelta(minutes=3)
+# The stack has a failed invocation tried again once. With more retries a backup would be given up early, with fewer
+# it would end as lost, a while later and without a notice.
+LAST_ATTEMPT = 2
+# When the lease of a dead worker has ended, another attempt has come by then, or none will.
+TAKEN_OVER_WITHIN = timedelta(seconds=60)
 RENEW_SECONDS = 2
 Clock = Callable[[], datetime]
 

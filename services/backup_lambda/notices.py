@@ -24,6 +24,7 @@ async def publish(topic: Topic, backup: Backup) -> None:
 
     The event of one end has one id: whoever gets it twice can tell.
     """
+    backup = backup.model_copy(update={"announced": True})  # it is, to whoever reads this
     kind, severity = ("backup.stored", "info") if backup.state == "stored" else ("backup.failed", "error")
     text = text_of(backup)
     message = _message(backup, kind, text)

@@ -4,15 +4,21 @@ import inspect
 import logging
 import re
 import secrets
+from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from backup_lambda.errors import BackupsError, InvalidRequest
+from backup_lambda.errors import BackupsError, InvalidRequest, MalformedRequest
 from backup_lambda.schemas import Problem, ProblemError
 
+# Of a client's own input, a problem repeats only so much.
+MAX_PARTS = 20
+MAX_CHARACTERS = 200
 CLIENTS_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 log = logging.getLogger(__name__)
 
@@ -45,36 +51,54 @@ async def _known(request: Request, error: Exception) -> Response:
     assert isinstance(error, BackupsError)
     if error.status >= 500:
         log.error("%s: %s", type(error).__name__, error)
-    return _problem(request, error.status, error.type, inspect.getdoc(type(error)) or "", detail=error.detail)
+    return _ours(request, type(error), error.detail)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [
-        ProblemError(pointer="/" + "/".join(map(str, each["loc"])), code=each["type"], detail=each["msg"])
-        for each in error.errors()
-    ]
-    title = inspect.getdoc(InvalidRequest) or ""
-    detail = "; ".join(f"{each.pointer}: {each.detail}" for each in errors)
-    return _problem(request, InvalidRequest.status, InvalidRequest.type, title, detail=detail, errors=errors)
+    wrong = error.errors()
+    kind = MalformedRequest if any(each["type"] == "json_invalid" for each in wrong) else InvalidRequest
+    parts = [_part(each) for each in wrong[:MAX_PARTS]]
+    return _ours(request, kind, parts[0].detail, parts)
 
 
 async def _http(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)  # a Starlette HTTPException, whose class FastAPI does not hand on
-    kind = {404: "not-found", 405: "method-not-allowed"}.get(status, "malformed-request")
-    title = {404: "There is nothing at this path.", 405: "This path has no such method."}.get(status, "Malformed.")
-    response = _problem(request, status, kind, title, detail=str(getattr(error, "detail", "")))
+    detail = str(getattr(error, "detail", ""))
+    if status == MalformedRequest.status:  # the framework reads the body: it is no UTF-8, or nested too deeply
+        return _ours(request, MalformedRequest, detail)
+    response = _problem(request, "about:blank", HTTPStatus(status).phrase, status, detail)
     response.headers.update(getattr(error, "headers", None) or {})
     return response
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
     # The error itself is logged by Mangum, with its trace.
-    return _problem(request, 500, BackupsError.type, inspect.getdoc(BackupsError) or "", detail="It was logged.")
+    return _ours(request, BackupsError, "It was logged.")
+
+
+def _part(error: dict[str, Any]) -> ProblemError:
+    place, *path = error["loc"]
+    if error["type"] == "json_invalid":
+        return ProblemError(pointer="#", code="json_invalid", detail=f"{error['ctx']['error']} at character {path[0]}.")
+    where = {"pointer": _pointer(path)} if place == "body" else {"parameter": str(path[0])}
+    return ProblemError(**where, code=error["type"], detail=f"{error['msg']}.")
+
+
+def _pointer(path: Sequence[str | int]) -> str:
+    """RFC 6901, as the fragment of an URI."""
+    names = [str(part)[:MAX_CHARACTERS].replace("~", "~0").replace("/", "~1") for part in path]
+    return "/".join(["#", *(quote(name) for name in names)])
+
+
+def _ours(
+    request: Request, kind: type[BackupsError], detail: str, errors: list[ProblemError] | None = None
+) -> Response:
+    return _problem(request, f"/problems/{kind.type}", inspect.getdoc(kind) or "", kind.status, detail, errors=errors)
 
 
 def _problem(
-    request: Request, status: int, kind: str, title: str, *, detail: str, errors: list[ProblemError] | None = None
+    request: Request, kind: str, title: str, status: int, detail: str, *, errors: list[ProblemError] | None = None
 ) -> Response:
     request_id = getattr(request.state, "request_id", None) or request_id_of(request)
     problem = Problem(type=kind, title=title, status=status, detail=detail, request_id=request_id, errors=errors)

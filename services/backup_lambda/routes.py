@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from backup_lambda import backups, subscriptions
-from backup_lambda.errors import InvalidRequest
+from backup_lambda.errors import MalformedRequest
 from backup_lambda.lease import Clock
 from backup_lambda.notices import Topic
 from backup_lambda.schemas import (
@@ -49,7 +49,7 @@ def _caller(request: Request) -> str | None:
 
 def _no_query(request: Request) -> None:
     if request.url.query:
-        raise InvalidRequest("This API takes no query parameters.")
+        raise MalformedRequest("This API takes no query parameters.")
 
 
 Store = Annotated[S3Store, Depends(_store)]
@@ -62,6 +62,7 @@ IdempotencyKey = Annotated[str | None, Header(pattern=r"^[\x20-\x7e]{1,255}$")]
 router = APIRouter(
     dependencies=[Depends(_no_query)],
     responses={
+        400: {"model": Problem, "description": "The request cannot be understood."},
         422: {"model": Problem, "description": "The request is understood, and not allowed."},
         "default": {"model": Problem, "description": "Any other error."},
     },

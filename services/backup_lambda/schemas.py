@@ -42,7 +42,11 @@ class TableOut(BaseModel):
 
 
 class Backup(BaseModel):
-    """A backup. `reason` says why it failed, or why another attempt follows; `tables` are known once it is stored."""
+    """A backup. `reason` says why it failed, or why another attempt follows; `tables` are known once it is stored.
+
+    `announced` says that its end was published on the topic. Whoever needs to hear of an end that stays unannounced has
+    to ask: its notice was refused, or nobody was left to send it.
+    """
 
     id: str
     state: State
@@ -56,6 +60,7 @@ class Backup(BaseModel):
     bytes: int = 0
     stored_bytes: int = 0
     reason: str | None = None
+    announced: bool = False
     requested_by: str | None
 
 
@@ -94,7 +99,8 @@ class SubscriptionPage(BaseModel):
 class ProblemError(BaseModel):
     """One thing that is wrong with the request."""
 
-    pointer: str
+    pointer: str | None = None  # into the body: RFC 6901, as the fragment of an URI
+    parameter: str | None = None  # in the path, the query or the headers
     code: str
     detail: str
 

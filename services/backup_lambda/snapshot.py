@@ -3,18 +3,19 @@
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import asyncpg
 
 from backup_lambda import catalogue
 from backup_lambda.catalogue import Table
-from backup_lambda.errors import DatabaseFailed
+from backup_lambda.errors import BackupFailed, DatabaseFailed
 
 CONNECT_SECONDS = 10
 CLOSE_SECONDS = 5
 ATTEMPTS_TO_LOCK = 3
-_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 # Several of these change how a value is written, so that a role's or a database's own default would change the bytes.
 SESSION = {
     "application_name": "holdfast backup",
@@ -34,6 +35,14 @@ SESSION = {
 }
 
 
+class Counted(NamedTuple):
+    """A table, with each column written as its values need it; how many rows it has, and the sum of their hashes."""
+
+    table: Table
+    rows: int
+    row_hash: str
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What the database holds at one moment. Its methods raise DatabaseFailed."""
@@ -46,12 +55,13 @@ class Snapshot:
     schema_revision: dict[str, str | None]
     sequences: list[dict[str, Any]]
 
-    async def row_hash(self, table: Table) -> tuple[int, str]:
-        """The number of rows, and the sum of the hashes of their text."""
+    async def count(self, table: Table) -> Counted:
+        """Look at every row once before any is written."""
         with _failures_named():
-            found = await self.connection.fetchrow(table.hash_query)
+            found = await self.connection.fetchrow(table.count_query)
         assert found is not None
-        return found["rows"], found["sum"]
+        rows, row_hash, *lost = found.values()
+        return Counted(table.with_text(dict(zip(table.lossy, lost, strict=True))), rows, row_hash)
 
     async def copy(self, table: Table, sink: Callable[[bytes], Coroutine[Any, Any, None]]) -> int:
         """Give the table's rows to `sink`, each a line of JSON, in pieces of any size; the rows that PostgreSQL says.
@@ -68,11 +78,14 @@ class Snapshot:
 
 @asynccontextmanager
 async def opened(url: str, schemas: Sequence[str]) -> AsyncIterator[Snapshot]:
-    """Raises DatabaseFailed, also when a schema does not exist."""
+    """Raises BackupFailed, also when a schema does not exist or there is no table."""
     connection = await _connect(url)
     try:
         with _failures_named():
             tables, others = await _begin(connection, schemas)
+            if not tables:
+                where = ", ".join(schemas)
+                raise BackupFailed(f"no table was found in the schemas {where}: is the database migrated?")
             snapshot = await _describe(connection, schemas, tables, others)
         yield snapshot
         with suppress(*_FAILURES):
@@ -84,9 +97,17 @@ async def opened(url: str, schemas: Sequence[str]) -> AsyncIterator[Snapshot]:
 async def _connect(url: str) -> "asyncpg.Connection[asyncpg.Record]":
     with _failures_named():
         try:
+            address = urlsplit(url)
+            if not (address.username and address.hostname):  # asyncpg would take this system's user and localhost
+                raise ValueError
             return await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings=SESSION)
-        except ValueError:  # its text may show a part of the URL, and so of the password
-            raise DatabaseFailed("the database secret is not of the form postgresql://...") from None
+        except (ValueError, FileNotFoundError) as error:  # its text may show a part of the URL, and so of the password
+            raise DatabaseFailed(
+                f"the database secret cannot be used ({type(error).__name__}): it is not of the form"
+                " postgresql://user:password@host/database, or its TLS files are missing"
+            ) from None
+        except TimeoutError:
+            raise DatabaseFailed(f"PostgreSQL: did not answer within {CONNECT_SECONDS} s") from None
 
 
 async def _begin(
@@ -120,13 +141,16 @@ async def _describe(
     assert database is not None
     assert taken is not None
     sequences = await connection.fetch(catalogue.SEQUENCES, schemas)
+    if hidden := [each["name"] for each in sequences if not each["readable"]]:
+        raise DatabaseFailed(f"PostgreSQL: permission denied for sequence {', '.join(hidden)}")
+    values = [{"name": each["name"], "last_value": each["last_value"]} for each in sequences]
     if count := await connection.fetchval(catalogue.LARGE_OBJECTS):
         others = [*others, {"name": "large objects", "reason": f"{count} of them: they belong to no schema"}]
     revisions = dict.fromkeys(schemas)
     for table in tables:
         if table.relation == "alembic_version":
             revisions[table.schema] = await connection.fetchval(f"select version_num from {table.source}")  # noqa: S608  # quoted
-    return Snapshot(connection, tables, others, dict(database), dict(taken), revisions, [dict(s) for s in sequences])
+    return Snapshot(connection, tables, others, dict(database), dict(taken), revisions, values)
 
 
 @contextmanager
@@ -134,4 +158,4 @@ def _failures_named() -> Iterator[None]:
     try:
         yield
     except _FAILURES as error:
-        raise DatabaseFailed(f"PostgreSQL: {error or type(error).__name__}") from error
+        raise DatabaseFailed(f"PostgreSQL: {str(error) or type(error).__name__}") from error

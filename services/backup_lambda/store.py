@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from backup_lambda import aws
-from backup_lambda.errors import AwsUnavailable, ObjectChanged
+from backup_lambda.errors import AwsRefused, AwsUnavailable, ObjectChanged
 from backup_lambda.multipart import Upload
 
 CHUNK_BYTES = 256 * 1024
@@ -53,10 +53,17 @@ class S3Store:
                 )
         except ObjectChanged:
             # A request that is sent again because its answer got lost finds its own object.
-            if replaces is None and (found := await self.get(key)).body == body:
+            if replaces is None and (found := await self._others(key)).body == body:
                 return found.etag
             raise
         return str(answer["ETag"])
+
+    async def _others(self, key: str) -> Stored:
+        try:
+            return await self.get(key)
+        except (AwsRefused, ObjectChanged) as error:
+            # Of two that write at once, S3 may turn both away (409). A missing object is 403 to who may not list.
+            raise AwsUnavailable(f"{key} was being written, and is not there") from error
 
     def upload(self, key: str, replaces: str | None = None) -> Upload:
         """An object written as a stream, on the same condition; see Upload."""

@@ -2,7 +2,7 @@
 
 AWS delivers an asynchronous invocation at least once, and again after it failed: every step is made once, or can be
 made again. An error that comes out of here asks for such another attempt. What is the end of the backup (PostgreSQL
-is away, say) is recorded and announced instead.
+is away, say; or whatever happens at the last attempt) is recorded and announced instead.
 """
 
 import asyncio
@@ -15,23 +15,20 @@ from backup_lambda import backups, notices, snapshot
 from backup_lambda.backups import Failure, folder
 from backup_lambda.dump import Dump
 from backup_lambda.errors import (
-    AwsError,
     AwsUnavailable,
     BackupFailed,
     BackupNotFound,
+    BackupsError,
     DeadlineReached,
     LeaseLost,
 )
-from backup_lambda.lease import LEASE, Clock, Lease, Progress
+from backup_lambda.lease import LAST_ATTEMPT, LEASE, Clock, Lease, Progress
 from backup_lambda.manifest import Manifest, Request
 from backup_lambda.notices import Topic
 from backup_lambda.store import S3Store
 
 KEPT_SECONDS = 30  # for aborting, recording and announcing
 COMMIT_SECONDS = LEASE.total_seconds() / 2
-# The stack has a failed invocation tried again once. With more retries a backup would be given up early, with fewer
-# it would end as lost, a while later and without a notice.
-LAST_ATTEMPT = 2
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -70,28 +67,32 @@ class Worker:
             backup = await backups.show(self.store, backup_id, self.now)
             await notices.publish(self.topic, backup)
             await lease.close()
-        except AwsError as error:
-            log.warning("%s: attempt %d stopped: %s", backup_id, lease.progress.attempt, error)
-            await lease.release(str(error))
+        except LeaseLost:
+            raise
+        except Exception as error:
+            log.warning("%s: attempt %d stopped: %s", backup_id, lease.progress.attempt, _reason(error))
+            await lease.release(_reason(error))
             raise
         log.info("%s: %s", backup_id, backup.state)
         return backup.state
 
     async def _make(self, backup_id: str, lease: Lease, seconds_left: Callable[[], float]) -> None:
-        """Write the manifest, or the failure. Raises AwsError while another attempt is left, LeaseLost."""
+        """Write the manifest, or the failure. Raises LeaseLost, and whatever else while another attempt is left."""
         request = Request.model_validate_json((await self.store.get(f"{folder(backup_id)}request.json")).body)
         try:
-            manifest = await _unless(self._dump(request, lease.progress), lease.keep(), _deadline(seconds_left()))
-            await lease.renew()
-            await _commit(self.store, f"{folder(backup_id)}manifest.json", manifest.body())
-        except (BackupFailed, AwsError) as error:
-            if isinstance(error, AwsError) and lease.progress.attempt < LAST_ATTEMPT:
+            manifest = await _unless(self._dump(request, lease.progress), lease.keep(), _deadline(seconds_left))
+            await _commit(lease, self.store, f"{folder(backup_id)}manifest.json", manifest.body())
+        except LeaseLost:
+            raise
+        except Exception as error:
+            if not isinstance(error, BackupFailed) and lease.progress.attempt < LAST_ATTEMPT:
                 raise
-            await lease.renew()
+            log.warning("%s: failed: %s", backup_id, _reason(error), exc_info=not isinstance(error, BackupsError))
             failure = Failure(
-                request=request, reason=str(error), started_at=lease.progress.started_at, ended_at=self.now()
+                request=request, reason=_reason(error), started_at=lease.progress.started_at, ended_at=self.now()
             )
-            await _commit(self.store, f"{folder(backup_id)}failure.json", failure.model_dump_json(indent=1).encode())
+            body = failure.model_dump_json(indent=1).encode()
+            await _commit(lease, self.store, f"{folder(backup_id)}failure.json", body)
 
     async def _dump(self, request: Request, progress: Progress) -> Manifest:
         previous = await backups.newest_stored(self.store, self.now)
@@ -117,10 +118,16 @@ class Worker:
         )
 
 
-async def _commit(store: S3Store, key: str, body: bytes) -> None:
+def _reason(error: Exception) -> str:
+    """For the record. The text of an error that is not ours could show a row, or a secret."""
+    return str(error) if isinstance(error, BackupsError) else f"unforeseen: {type(error).__name__}"
+
+
+async def _commit(lease: Lease, store: S3Store, key: str, body: bytes) -> None:
     """Only while the lease surely lasts: a write that hangs longer could meet another worker's objects."""
     try:
         async with asyncio.timeout(COMMIT_SECONDS):
+            await lease.renew()
             await store.put(key, body)
     except TimeoutError:
         raise AwsUnavailable("the end of the backup could not be written in time") from None
@@ -141,8 +148,9 @@ async def _unless(work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, Nev
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _deadline(seconds_left: float) -> Never:
-    await asyncio.sleep(max(0.0, seconds_left - KEPT_SECONDS))
+async def _deadline(seconds_left: Callable[[], float]) -> Never:
+    while (left := seconds_left() - KEPT_SECONDS) > 0:  # noqa: ASYNC110  # an invocation's clock rings no event
+        await asyncio.sleep(min(left, 1))
     raise DeadlineReached(
         f"deadline: the invocation's time was nearly over ({KEPT_SECONDS} s before its end the backup gives up)"
     )

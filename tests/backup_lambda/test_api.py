@@ -3,7 +3,9 @@
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -12,8 +14,9 @@ import pytest
 from backup_lambda import backups
 from backup_lambda.errors import AwsUnavailable
 from backup_lambda.lease import Lease
+from backup_lambda.schemas import Backup
 from backup_lambda.worker import Worker
-from tests.backup_lambda.world import World, a_long_time, client_of, utc_now
+from tests.backup_lambda.world import Connection, World, a_long_time, client_of, utc_now
 
 ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 
@@ -21,10 +24,21 @@ ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 def assert_problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = answer.json()
-    assert (answer.status_code, problem["status"], problem["type"]) == (status, status, kind)
+    stable = kind if kind == "about:blank" else f"/problems/{kind}"
+    assert (answer.status_code, problem["status"], problem["type"]) == (status, status, stable)
     assert problem["title"]
     assert problem["request_id"] == answer.headers["x-request-id"]
     return problem
+
+
+def answering(code: str, status: int) -> Callable[..., Any]:
+    """For the client's `before-call` events: S3 answers with this error."""
+    answer = {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}}
+
+    async def refuse(**_: Any) -> tuple[SimpleNamespace, dict[str, Any]]:
+        return SimpleNamespace(status_code=status), answer
+
+    return refuse
 
 
 async def test_a_backup_is_asked_for(api: httpx.AsyncClient, world: World) -> None:
@@ -46,6 +60,7 @@ async def test_a_backup_is_asked_for(api: httpx.AsyncClient, world: World) -> No
         "bytes": 0,
         "stored_bytes": 0,
         "reason": None,
+        "announced": False,
         "requested_by": None,
     }
     assert world.started == [made["id"]]
@@ -100,41 +115,48 @@ async def test_a_repetition_after_the_start_starts_nothing(api: httpx.AsyncClien
 
 
 @pytest.mark.parametrize(
-    ("body", "headers", "pointer"),
+    ("body", "headers", "where"),
     [
-        ({"label": "x" * 201}, {}, "/body/label"),
-        ({"label": ""}, {}, "/body/label"),
-        ({"label": 1}, {}, "/body/label"),
-        ({"label": "a\nReason: forged"}, {}, "/body/label"),
-        ({"label": "lone \ud800"}, {}, "/body/label"),
-        ({"tables": ["notes.notes"]}, {}, "/body/tables"),
-        ([], {}, "/body"),
-        ({}, {"Idempotency-Key": ""}, "/header/idempotency-key"),
-        ({}, {"Idempotency-Key": "x" * 256}, "/header/idempotency-key"),
-        ({}, {"Idempotency-Key": "ü".encode()}, "/header/idempotency-key"),
+        ({"label": "x" * 201}, {}, "#/label"),
+        ({"label": ""}, {}, "#/label"),
+        ({"label": 1}, {}, "#/label"),
+        ({"label": "a\nReason: forged"}, {}, "#/label"),
+        ({"label": "lone \ud800"}, {}, "#/label"),
+        ({"tables": ["notes.notes"]}, {}, "#/tables"),
+        ([], {}, "#"),
+        ({"a/b~ü": 1}, {}, "#/a~1b~0%C3%BC"),
+        ({"\ud800": 1}, {}, "#"),
+        ({}, {"Idempotency-Key": ""}, "idempotency-key"),
+        ({}, {"Idempotency-Key": "x" * 256}, "idempotency-key"),
+        ({}, {"Idempotency-Key": "ü".encode()}, "idempotency-key"),
     ],
 )
 async def test_what_is_not_allowed_is_refused(
-    api: httpx.AsyncClient, world: World, body: Any, headers: dict[str, Any], pointer: str
+    api: httpx.AsyncClient, world: World, body: Any, headers: dict[str, Any], where: str
 ) -> None:
     content = json.dumps(body)
     answer = await api.post("/backups", content=content, headers={"Content-Type": "application/json", **headers})
     problem = assert_problem(answer, 422, "invalid-request")
-    assert [error["pointer"] for error in problem["errors"]] == [pointer]
+    place = "pointer" if where.startswith("#") else "parameter"
+    assert [error.keys() - {"detail"} for error in problem["errors"]] == [{place, "code"}]
+    assert [error[place] for error in problem["errors"]] == [where]
     assert await world.keys() == []
 
 
 async def test_problems_are_problems(api: httpx.AsyncClient) -> None:
     json_type = {"Content-Type": "application/json"}
-    assert_problem(await api.post("/backups", content=b"{", headers=json_type), 422, "invalid-request")
-    assert_problem(await api.get("/backups?limit=1"), 422, "invalid-request")
+    broken = assert_problem(await api.post("/backups", content=b"{", headers=json_type), 400, "malformed-request")
+    assert [(error["pointer"], error["code"]) for error in broken["errors"]] == [("#", "json_invalid")]
+    assert_problem(await api.post("/backups", content=b'"\xff"', headers=json_type), 400, "malformed-request")
+    assert_problem(await api.get("/backups?limit=1"), 400, "malformed-request")
     assert_problem(await api.get("/backups/20261122T020000Z-3f9a2c1b"), 404, "backup-not-found")
-    assert_problem(await api.get("/backups/..%2f..%2fidempotency"), 404, "not-found")
+    assert_problem(await api.get("/backups/..%2f..%2fidempotency"), 404, "about:blank")
     assert_problem(await api.get("/backups/nonsense"), 404, "backup-not-found")
     assert_problem(await api.get("/backups/before/20261399T020000Z-3f9a2c1b"), 422, "invalid-request")
-    assert_problem(await api.get("/nothing"), 404, "not-found")
+    assert_problem(await api.get("/nothing"), 404, "about:blank")
+    assert_problem(await api.get("/backups/"), 404, "about:blank")
     refused = await api.delete("/backups")
-    assert_problem(refused, 405, "method-not-allowed")
+    assert_problem(refused, 405, "about:blank")
     assert set(refused.headers["allow"].split(", ")) <= {"GET", "POST"}
 
 
@@ -185,11 +207,50 @@ async def test_pages_show_every_backup_once_newest_first(api: httpx.AsyncClient,
     assert (await api.get(f"/backups/before/{ids[-1]}")).json() == {"items": [], "next_cursor": None, "has_more": False}
 
 
+async def test_a_page_before_the_end_of_time_is_the_first(api: httpx.AsyncClient, world: World) -> None:
+    backup_id = await world.wish()
+    page = (await api.get("/backups/before/99991231T235959Z-aaaaaaaa")).json()
+    assert [item["id"] for item in page["items"]] == [backup_id]
+
+
+async def test_a_backup_that_cannot_be_read_does_not_hide_the_others(api: httpx.AsyncClient, world: World) -> None:
+    whole, newer, headless, bodiless = [await world.wish() for _ in range(4)]
+    await world.write(f"backups/{newer}/manifest.json", {"format": 2})
+    for each in (headless, bodiless):
+        await world.s3.delete_object(Bucket=world.bucket, Key=f"backups/{each}/request.json")
+    await world.write(f"backups/{headless}/cancel.json", {})
+    await world.write(f"backups/{bodiless}/data/notes.notes.json.gz", {})
+    await world.write("backups/20260231T000000Z-00000000/data/notes.notes.json.gz", {})  # no day, so no backup
+    items = (await api.get("/backups")).json()["items"]
+    assert {item["id"]: (item["state"], item["reason"]) for item in items} == {
+        whole: ("queued", None),
+        newer: ("failed", "unreadable: manifest.json is not one that this release reads"),
+        headless: ("failed", "unreadable: request.json is missing"),
+        bodiless: ("failed", "unreadable: No backup has this id."),
+    }
+    problem = assert_problem(await api.get(f"/backups/{newer}"), 500, "backup-unreadable")
+    assert problem["detail"] == "manifest.json is not one that this release reads"
+
+
+async def test_a_key_that_two_requests_write_at_once_may_be_sent_again(api: httpx.AsyncClient, world: World) -> None:
+    """S3 may turn both writers away; who may not list is then told 403 for the object that is not there."""
+    for operation, code, status in [
+        ("PutObject", "ConditionalRequestConflict", 409),
+        ("GetObject", "AccessDenied", 403),
+    ]:
+        world.s3.meta.events.register(f"before-call.s3.{operation}", answering(code, status))
+    answer = await api.post("/backups", json={}, headers={"Idempotency-Key": "run 11"})
+    assert_problem(answer, 503, "aws-unavailable")
+
+
 async def test_an_empty_bucket_has_an_empty_page(api: httpx.AsyncClient) -> None:
     assert (await api.get("/backups")).json() == {"items": [], "next_cursor": None, "has_more": False}
 
 
-async def test_states_are_which_objects_exist(api: httpx.AsyncClient, world: World, worker: Worker) -> None:
+async def test_states_are_which_objects_exist(
+    api: httpx.AsyncClient, world: World, worker: Worker, owner: Connection
+) -> None:
+    await owner.execute("create table notes.notes (id int primary key)")
     backup_id = await world.wish("nightly")
 
     async def shown() -> dict[str, Any]:
@@ -206,22 +267,31 @@ async def test_states_are_which_objects_exist(api: httpx.AsyncClient, world: Wor
     assert running["progress"] == {"stage": "copying", "rows": 100, "bytes": 5000, "percent": 25}
 
     await world.let_die(backup_id)
-    assert (await shown())["reason"] == "lost: its worker was not heard of any more"
+    due = await shown()
+    assert due["state"] == "running"
+    assert re.fullmatch(r"its worker was not heard of since [\d:]{8} UTC; another attempt is due", due["reason"])
+    await world.lose(backup_id)
+    assert ((await shown())["state"], (await shown())["reason"]) == (
+        "failed",
+        "lost: its worker was not heard of any more",
+    )
 
     lease = await Lease.take(world.store, f"backups/{backup_id}/progress.json", utc_now)
     assert lease
     await lease.release("PutObject was answered SlowDown")
     assert ((await shown())["state"], (await shown())["reason"]) == ("running", "PutObject was answered SlowDown")
-    await world.let_die(backup_id)
+    await world.let_die(backup_id)  # that was the last attempt: no other is to be expected
     lost = await shown()
     assert (lost["state"], lost["reason"]) == ("failed", "lost: PutObject was answered SlowDown")
     assert lost["ended_at"]
+    assert not lost["announced"]
 
     assert await worker.back_up(backup_id, a_long_time) == "stored"
     stored = await shown()
     assert (stored["state"], stored["label"], stored["reason"], stored["progress"]) == ("stored", "nightly", None, None)
     assert stored["requested_by"] == "arn:aws:iam::1:user/ops"
     assert stored["started_at"] == running["started_at"]
+    assert stored["announced"]
 
     failed_id = await world.wish()
     await world.write(
@@ -241,12 +311,24 @@ async def test_states_are_which_objects_exist(api: httpx.AsyncClient, world: Wor
     }
 
 
+async def test_a_backup_that_was_never_started_is_lost(world: World) -> None:
+    """Lambda drops an invocation that it could not begin for an hour."""
+    backup_id = await world.wish()
+
+    async def after(minutes: int) -> Backup:
+        return await backups.show(world.store, backup_id, lambda: utc_now() + timedelta(minutes=minutes))
+
+    assert (await after(65)).state == "queued"
+    lost = await after(75)
+    assert (lost.state, lost.reason, lost.announced) == ("failed", "lost: it was never started", False)
+
+
 async def test_the_end_is_never_taken_for_a_loss(world: World) -> None:
     """A reader that saw no manifest, and then a lease that has ended, looks again."""
     backup_id = await world.wish()
     lease = await Lease.take(world.store, f"backups/{backup_id}/progress.json", utc_now)
     assert lease
-    await world.let_die(backup_id)
+    await world.lose(backup_id)
 
     async def ends_now(request: Any, **_: Any) -> None:
         if request.url.endswith("/progress.json"):

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -73,17 +73,22 @@ async def test_the_session_is_ended_by_an_administrator(worker: Worker, world: W
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        (
+            "create sequence notes.numbers; revoke all on sequence notes.numbers from notes_backup",
+            "permission denied for sequence notes.numbers",
+        ),
+        ("drop table notes.notes", "no table was found in the schemas notes, scheduler: is the database migrated?"),
         ("revoke select on notes.notes from notes_backup", "permission denied for table notes"),
         ("alter table notes.notes enable row level security", "would be affected by row-level security policy"),
         ("drop schema scheduler cascade", 'schema "scheduler" does not exist'),
         ("revoke usage on schema notes from notes_backup", "permission denied for schema notes"),
     ],
 )
-async def test_a_table_that_may_not_be_read_is_not_skipped(
+async def test_what_may_not_be_read_is_not_skipped(
     worker: Worker, world: World, owner: Connection, change: str, reason: str
 ) -> None:
     await owner.execute(ROWS.format(rows=10))
-    await owner.execute(change)
+    await owner.execute(change)  # a table, a schema, a sequence
     assert reason in str((await failed(worker, world)).reason)
 
 
@@ -103,8 +108,37 @@ async def test_a_wrong_password_is_not_told(world: World, cluster: Cluster, data
     assert "hunter2" not in str(shown.reason)
 
 
-async def test_a_secret_that_is_no_address_is_not_told(world: World) -> None:
-    shown = await failed(worker_for(world, "postgresql://notes_backup:pass/hunter2@host:5432/holdfast"), world)
+async def test_a_database_that_does_not_answer_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backup_lambda.snapshot.CONNECT_SECONDS", 0.2)
+
+    async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.read(-1)
+        finally:
+            await aborted(writer)
+
+    async with await asyncio.start_server(be_silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        shown = await failed(worker_for(world, f"postgresql://u:hunter2@127.0.0.1:{port}/x?sslmode=disable"), world)
+    assert shown.reason == "PostgreSQL: did not answer within 0.2 s"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "postgresql://notes_backup:pass/hunter2@host:5432/holdfast",
+        "postgresql://notes_backup:hunter2@127.0.0.1:1/holdfast?sslmode=verify-full&sslrootcert=/no/such/file",
+        "postgresql://notes_backup:hunter2@127.0.0.1:1/holdfast?sslmode=verify-full",
+        "postgresql://hunter2@/holdfast",
+        "postgresql://127.0.0.1:1/hunter2",
+        "hunter2",
+        "",
+    ],
+)
+async def test_a_secret_that_cannot_be_used_is_not_told(world: World, secret: str) -> None:
+    shown = await failed(worker_for(world, secret), world)
+    assert str(shown.reason).startswith("the database secret cannot be used (")
+    assert "or its TLS files are missing" in str(shown.reason)
     assert "hunter2" not in str(shown.reason)
 
 
@@ -115,37 +149,53 @@ Wire = Callable[[int, bytes], Awaitable[bytes]]
 async def wired(url: str, change: Wire) -> AsyncIterator[str]:
     """A URL that reaches the server through a wire: `change` gets how many bytes passed before, and what comes."""
     server = urlsplit(url)
+    connections: set[asyncio.Task[None]] = set()
 
     async def carry(source: asyncio.StreamReader, to: asyncio.StreamWriter, change: Wire) -> None:
         passed = 0
-        try:
+        with suppress(ConnectionError):
             while data := await source.read(65536):
                 to.write(await change(passed, data))
                 await to.drain()
                 passed += len(data)
-        except ConnectionError:
-            pass
-        finally:
-            to.close()
 
     async def same(passed: int, data: bytes) -> bytes:
         return data
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection(server.hostname, server.port)
-        directions = [carry(reader, there_writer, same), carry(there_reader, writer, change)]
-        tasks = [asyncio.create_task(each) for each in directions]
+        """Until one side ends, or the test does."""
+        ends = [writer]
+        tasks: list[asyncio.Task[None]] = []
         try:
-            await asyncio.gather(*tasks)
+            there_reader, there_writer = await asyncio.open_connection(server.hostname, server.port)
+            ends.append(there_writer)
+            directions = [carry(reader, there_writer, same), carry(there_reader, writer, change)]
+            tasks += [asyncio.create_task(each) for each in directions]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
-            there_writer.close()
-            writer.close()
+            await asyncio.gather(*tasks, *(aborted(end) for end in ends), return_exceptions=True)
 
-    async with await asyncio.start_server(connect, "127.0.0.1", 0) as wire:
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.create_task(connect(reader, writer)))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as wire:
         port = wire.sockets[0].getsockname()[1]
-        yield url.replace(f":{server.port}/", f":{port}/") + "?sslmode=disable"
+        try:
+            yield url.replace(f":{server.port}/", f":{port}/") + "?sslmode=disable"
+        finally:
+            wire.close()
+            for connection in connections:
+                connection.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
+
+
+async def aborted(writer: asyncio.StreamWriter) -> None:
+    """Closed now: one that only closes would first send what nobody reads."""
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("after_bytes", [0, 100, 5_000, 200_000, 4_000_000])
@@ -191,8 +241,9 @@ async def test_the_time_ends_while_the_connection_is_stalled(
         return data
 
     async with wired(cluster.url("notes_backup", database), stall) as url:
-        shown = await failed(worker_for(world, url), world, lambda: KEPT_SECONDS + 4.0)
-    assert stalled.is_set()
+        shown = await failed(
+            worker_for(world, url), world, lambda: KEPT_SECONDS - 1.0 if stalled.is_set() else a_long_time()
+        )
     assert str(shown.reason).startswith("deadline: ")
 
 
@@ -228,7 +279,7 @@ async def test_the_store_refuses(worker: Worker, world: World, owner: Connection
     with pytest.raises(AwsError):
         await worker.back_up(backup_id, a_long_time)
     assert refused
-    await world.let_die(backup_id)
+    await world.lose(backup_id)
     shown = await backups.show(world.store, backup_id, utc_now)
     assert (shown.state, shown.reason) == ("failed", "lost: AWS did not answer: OSError")
     assert await world.open_uploads() == []

@@ -177,11 +177,11 @@ async def test_problems_come_through_the_gateway(settings: dict[str, str]) -> No
         httpx.AsyncClient(transport=(gateway := Gateway(api, in_base64=True)), base_url="https://api/") as client,
     ):
         for answer, status, kind in [
-            (await client.get("/backups/nothing"), 404, "backup-not-found"),
-            (await client.get("/nothing"), 404, "not-found"),
-            (await client.get("/backups?limit=3"), 422, "invalid-request"),
-            (await client.post("/backups", json={"lable": "x"}), 422, "invalid-request"),
-            (await client.post("/backups", json={}), 500, "aws-refused"),
+            (await client.get("/backups/nothing"), 404, "/problems/backup-not-found"),
+            (await client.get("/nothing"), 404, "about:blank"),
+            (await client.get("/backups?limit=3"), 400, "/problems/malformed-request"),
+            (await client.post("/backups", json={"lable": "x"}), 422, "/problems/invalid-request"),
+            (await client.post("/backups", json={}), 500, "/problems/aws-refused"),
         ]:
             assert answer.headers["content-type"] == "application/problem+json"
             assert (answer.status_code, answer.json()["type"]) == (status, kind)

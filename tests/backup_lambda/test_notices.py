@@ -59,10 +59,11 @@ async def test_a_failed_backup_is_announced(world: World) -> None:
     backup_id = await world.wish()
     assert await worker_for(world, "nonsense").back_up(backup_id, a_long_time) == "failed"
     [notice] = await world.notices()
-    assert notice["Subject"] == "Holdfast: backup FAILED: the database secret is not of the form postgresql://..."
+    assert notice["Subject"].startswith("Holdfast: backup FAILED: the database secret cannot be used (ValueError): ")
     assert notice["MessageAttributes"]["severity"]["Value"] == "error"
     event = json.loads(notice["Message"])
     assert (event["type"], event["data"]["backup"]["state"]) == ("backup.failed", "failed")
+    assert event["data"]["backup"]["announced"]
     assert "What to do next" in event["data"]["text"]
 
 

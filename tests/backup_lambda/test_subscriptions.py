@@ -33,7 +33,7 @@ async def test_all_subscriptions_are_listed_but_no_queue(api: httpx.AsyncClient)
 async def test_other_events_for_a_subscribed_address_are_refused(api: httpx.AsyncClient) -> None:
     assert (await api.post("/subscriptions", json={"email": "ada@example.com"})).status_code == 201
     again = await api.post("/subscriptions", json={"email": "ada@example.com", "events": ["backup.stored"]})
-    assert (again.status_code, again.json()["type"]) == (409, "already-subscribed")
+    assert (again.status_code, again.json()["type"]) == (409, "/problems/already-subscribed")
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ async def test_other_events_for_a_subscribed_address_are_refused(api: httpx.Asyn
 )
 async def test_what_is_no_subscription_is_refused(api: httpx.AsyncClient, body: object) -> None:
     answer = await api.post("/subscriptions", json=body)
-    assert (answer.status_code, answer.json()["type"]) == (422, "invalid-request")
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")

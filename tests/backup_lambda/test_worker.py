@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from backup_lambda import backups
 from backup_lambda.errors import AwsUnavailable, BackupNotFound
-from backup_lambda.lease import Lease
-from backup_lambda.worker import LAST_ATTEMPT, Worker
-from tests.backup_lambda.world import Connection, World, a_long_time, until, utc_now
+from backup_lambda.lease import LAST_ATTEMPT, Lease
+from backup_lambda.store import S3Store
+from backup_lambda.worker import Worker
+from tests.backup_lambda.world import Connection, World, a_long_time, until, utc_now, worker_for
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +56,8 @@ async def test_a_live_lease_is_left_alone_and_a_dead_one_taken_over(worker: Work
     await world.write(f"backups/{backup_id}/data/notes.notes.json.gz", "half of a dead worker's work")
     assert await worker.back_up(backup_id, a_long_time) == "left alone"
     await world.let_die(backup_id)
+    assert await state(world, backup_id) == "running", "another attempt is due"
+    await world.lose(backup_id)
     assert await state(world, backup_id) == "failed"
     assert await worker.back_up(backup_id, a_long_time) == "stored"
     progress = await world.read_json(f"backups/{backup_id}/progress.json")
@@ -174,6 +178,75 @@ async def test_a_store_that_stays_away_is_the_end_at_the_last_attempt(worker: Wo
     assert await worker.back_up(backup_id, a_long_time) == "failed"
     [notice] = await world.notices()
     assert json.loads(notice["Message"])["data"]["backup"]["reason"] == "AWS did not answer: OSError"
+
+
+class Unforeseen(S3Store):
+    """A bucket that makes the worker fall over something that nobody thought of."""
+
+    async def etags(self, prefix: str) -> dict[str, str]:
+        raise RuntimeError("the row was hunter2")
+
+
+async def test_what_nobody_foresaw_is_recorded_and_announced_at_the_last_attempt(worker: Worker, world: World) -> None:
+    broken = replace(worker, store=Unforeseen(world.s3, world.bucket))
+    backup_id = await world.wish()
+    for _ in range(LAST_ATTEMPT - 1):
+        with pytest.raises(RuntimeError):
+            await broken.back_up(backup_id, a_long_time)
+        shown = await backups.show(world.store, backup_id, utc_now)
+        assert (shown.state, shown.reason) == ("running", "unforeseen: RuntimeError")
+    assert await broken.back_up(backup_id, a_long_time) == "failed"
+    shown = await backups.show(world.store, backup_id, utc_now)
+    assert (shown.state, shown.reason, shown.announced) == ("failed", "unforeseen: RuntimeError", True)
+    [notice] = await world.notices()
+    assert "hunter2" not in notice["Message"]
+
+
+async def test_a_renewal_that_hangs_before_the_end_writes_no_end(
+    worker: Worker, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is answered at last, the lease may be another worker's."""
+    monkeypatch.setattr("backup_lambda.worker.COMMIT_SECONDS", 0.5)
+    backup_id = await world.wish()
+    hung = asyncio.Event()
+
+    async def hang_once(request: Any, **_: Any) -> None:
+        if request.url.endswith("progress.json") and b'"checking"' in request.body.getvalue() and not hung.is_set():
+            hung.set()
+            await asyncio.Event().wait()
+
+    world.s3.meta.events.register("before-send.s3.PutObject", hang_once)
+    async with asyncio.timeout(60):
+        with pytest.raises(AwsUnavailable, match="in time"):
+            await worker.back_up(backup_id, a_long_time)
+    assert hung.is_set()
+    assert not {"manifest.json", "failure.json"} & await world.store.names(f"backups/{backup_id}/")
+
+
+async def test_the_end_of_a_backup_whose_notice_is_refused_is_not_announced(world: World) -> None:
+    """Whoever follows the backup sees that, and can tell others."""
+
+    async def refuse(**_: Any) -> None:
+        raise OSError("SNS is away")
+
+    world.sns.meta.events.register("before-send.sns.Publish", refuse)
+    backup_id = await world.wish()
+    worker = worker_for(world, "nonsense")
+    for _ in range(LAST_ATTEMPT):
+        with pytest.raises(AwsUnavailable):
+            await worker.back_up(backup_id, a_long_time)
+    shown = await backups.show(world.store, backup_id, utc_now)
+    assert (shown.state, shown.announced) == ("failed", False)
+
+
+async def test_the_previous_backup_is_found_behind_many_that_failed(worker: Worker, world: World) -> None:
+    first = await world.wish()
+    assert await worker.back_up(first, a_long_time) == "stored"
+    for number in range(101):
+        await world.write(f"backups/21000101T000000Z-{number:08x}/request.json", {})
+    second = await world.wish()
+    assert await worker.back_up(second, a_long_time) == "stored"
+    assert (await world.read_json(f"backups/{second}/manifest.json"))["previous"]["id"] == first
 
 
 async def test_an_answer_that_got_lost_is_found_out(worker: Worker, world: World) -> None:

@@ -14,6 +14,7 @@ import httpx
 
 from backup_lambda import aws, backups
 from backup_lambda.app import create_app
+from backup_lambda.lease import TAKEN_OVER_WITHIN
 from backup_lambda.notices import Topic
 from backup_lambda.schemas import BackupIn
 from backup_lambda.store import S3Store
@@ -71,6 +72,11 @@ class World:
         key = f"backups/{backup_id}/progress.json"
         await self.write(key, await self.read_json(key) | {"lease_until": utc_now() - timedelta(seconds=1)})
 
+    async def lose(self, backup_id: str) -> None:
+        """Let the lease be one that nobody took over."""
+        key = f"backups/{backup_id}/progress.json"
+        await self.write(key, await self.read_json(key) | {"lease_until": utc_now() - TAKEN_OVER_WITHIN})
+
     async def keys(self, prefix: str = "") -> list[str]:
         return sorted(await self.store.etags(prefix))
 
@@ -97,7 +103,7 @@ def worker_for(world: World, url: str) -> Worker:
     return Worker(world.store, world.topic, database_url, SCHEMAS, utc_now)
 
 
-async def until(met: Callable[[], Awaitable[T | None]], seconds: float = 20) -> T:
+async def until(met: Callable[[], Awaitable[T | None]], seconds: float = 60) -> T:
     """What `met` gives once it gives something true."""
     async with asyncio.timeout(seconds):
         while True:

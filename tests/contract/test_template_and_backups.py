@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from backup_lambda import worker
-from backup_lambda.lease import LEASE
+from backup_lambda.backups import STARTED_WITHIN
+from backup_lambda.lease import LAST_ATTEMPT, LEASE
 from backup_lambda.settings import ApiSettings, WorkerSettings
 from deploy.local import emulator
 from deploy.local.aws import TEMPLATE
@@ -32,7 +32,12 @@ def test_every_route_has_one_gateway_method_and_the_other_way_round() -> None:
 
 def test_the_worker_knows_its_last_attempt() -> None:
     (invocation,) = of_type("Lambda::EventInvokeConfig").values()
-    assert 1 + invocation["MaximumRetryAttempts"] == worker.LAST_ATTEMPT
+    assert 1 + invocation["MaximumRetryAttempts"] == LAST_ATTEMPT
+
+
+def test_a_backup_is_given_up_after_lambda_gave_up_starting_it() -> None:
+    (invocation,) = of_type("Lambda::EventInvokeConfig").values()
+    assert STARTED_WITHIN.total_seconds() > invocation["MaximumEventAgeInSeconds"]
 
 
 def test_a_dead_workers_lease_has_ended_when_the_next_attempt_comes() -> None:
