@@ -52,6 +52,8 @@ def build(target: str, python: Path, into: Path = ROOT / "build") -> Package:
                 _copy(file, content / "backup_lambda" / file.relative_to(SOURCE))
             zipped = Path(scratch) / "package.zip"
             _zip(content, zipped)
+            for outdated in into.glob(f"backup_lambda-{target}-*.zip"):
+                outdated.unlink()
             zipped.replace(path)
     return Package(path, f"backup_lambda/{hashlib.sha256(path.read_bytes()).hexdigest()}.zip")
 
