@@ -159,7 +159,14 @@ def send(settings: Settings, to: str, subject: str, text: str) -> None:
         if server.username:
             smtp.starttls()
             smtp.login(unquote(server.username), unquote(server.password or ""))
-        smtp.send_message(message)
+        try:
+            smtp.send_message(message)
+        except smtplib.SMTPRecipientsRefused as error:
+            if any(code < 500 for code, _ in error.recipients.values()):
+                raise
+            # For good: tried again, it would keep all others waiting, and those before it would get theirs again.
+            log.error("%r cannot be mailed to %s: %s", subject, to, error.recipients)
+            return
     log.info("mailed %r to %s", subject, to)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import boto3
 import pytest
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from deploy.local import mail
 from deploy.local.mail import Mailbox, Settings
@@ -135,6 +136,37 @@ def test_a_mail_waits_until_the_smtp_server_is_back(topic: Topic, tmp_path: Path
             server.stop()
     assert "subscribed" in confirmation["Subject"]
     assert "the first one" in message.get_content()
+
+
+class Refusing(Mailbox):
+    """Knows nobody whose name begins with `a`."""
+
+    async def handle_RCPT(  # noqa: N802  # aiosmtpd's name
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address.startswith("a"):
+            return "550 nobody of that name"
+        envelope.rcpt_tos.append(address)
+        return "250 known"
+
+
+def test_a_subscriber_who_is_refused_for_good_holds_up_no_other(topic: Topic, tmp_path: Path) -> None:
+    port = free_port()
+    topic.settings = replace(topic.settings, smtp_url=f"smtp://127.0.0.1:{port}")
+    server = Controller(Refusing(Path(topic.settings.mail_folder)), hostname="127.0.0.1", port=port)
+    server.start()
+    try:
+        with running(program(topic.settings, tmp_path), tmp_path) as process:
+            topic.subscribe("ada@example.org")
+            topic.subscribe("bob@example.org")
+            eventually(lambda: topic.mails("bob@example.org"))
+            topic.publish("the first one")
+            topic.publish("the second one")
+            eventually(lambda: len(topic.mails("bob@example.org")) == 3)
+            assert "cannot be mailed to ada@example.org" in process.log.read_text()
+            assert "trying again" not in process.log.read_text()
+    finally:
+        server.stop()
 
 
 def test_a_message_that_is_not_ours_is_mailed_as_it_is() -> None:
