@@ -79,7 +79,9 @@ def failed(run: Run, schedule: str) -> Alarm:
 
 def _text(run: Run, schedule: str) -> str:
     how = "by hand" if run.trigger == "manual" else "by the schedule"
-    backup = f"{run.backup_id}; its rows may or may not be stored" if run.backup_id else "none was made"
+    backup = (
+        f"{run.backup_id}; its rows may or may not be stored, and are not proven" if run.backup_id else "none was made"
+    )
     return f"""\
 The backup of schedule "{schedule}" FAILED. Do not count on a new backup from this run.
 
@@ -92,7 +94,7 @@ Run:       {run.id}
 
 What to do next:
 1. Mend what "Why" says.
-2. Look at GET /backups of the backup API: the newest one that is stored is what you have.
+2. Look at GET /backups of the backup API: the newest one that is proven is what you have.
 3. Run it again: POST /v1/schedules/{run.schedule_id}/trigger
    and see how it goes: GET /v1/runs
 """

@@ -47,6 +47,12 @@ class BackupsRefused(BackupsError):
     """The answer will be the same next time."""
 
 
+class Proof(BaseModel):
+    """A proof that has ended; what it found is in the backup's state."""
+
+    ended_at: AwareDatetime
+
+
 class Backup(BaseModel):
     """What a run needs to know of a backup; the rest of the answer is ignored."""
 
@@ -54,6 +60,7 @@ class Backup(BaseModel):
     state: str
     reason: str | None = None
     ended_at: AwareDatetime | None = None
+    proof: Proof | None = None
     announced: bool = False  # the function has told the people who subscribed how it ended
 
 

@@ -36,7 +36,7 @@ class RunOut(BaseModel):
         Literal["queued", "running", "waiting", "succeeded", "failed"],
         Field(description="`waiting` is for the backup to end, or to try again. The last two are final."),
     ]
-    reason: Annotated[str | None, Field(description="Why it failed, or what went wrong last.")]
+    reason: Annotated[str | None, Field(description="Why it failed, what went wrong last, or what its success lacks.")]
     backup_id: Annotated[str | None, Field(description="As the backup API names it, once it took the request.")]
     created_at: datetime
     started_at: datetime | None

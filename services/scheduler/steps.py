@@ -15,8 +15,8 @@ MAX_BACK_OFF_SECONDS = 60.0
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 1.0, 30.0
 NOTICE_SECONDS = 10.0  # how long the function may take to announce an end that can be seen already
 
-_SUCCEEDED = {"stored", "proven"}
-_FAILED = {
+SUCCEEDED = {"stored", "proven"}
+FAILED = {
     "failed": "The backup failed",
     "suspect": "The backup is stored, but suspect",
     "broken": "The backup is stored, but its proof failed",
@@ -69,9 +69,10 @@ async def _ask(backups: Backups, claim: Claim) -> Waiting | Ended:
 
 
 def _judge(backup: Backup, claim: Claim) -> Waiting | Ended:
-    if backup.state in _SUCCEEDED:
-        return Ended("succeeded", backup.id)
-    if what := _FAILED.get(backup.state):
+    if backup.state in SUCCEEDED:
+        why = plain(backup.reason or "")  # that its proof was not finished, say, which the function announces
+        return Ended("succeeded", backup.id, f"The backup is {backup.state}, but {why}" if why else None)
+    if what := FAILED.get(backup.state):
         why = plain(backup.reason or "")
         said = f"{what}: {why}" if why else f"{what}."
         if not (backup.announced or claim.overdue) and _just_ended(backup):
@@ -85,7 +86,7 @@ def _judge(backup: Backup, claim: Claim) -> Waiting | Ended:
 
 
 def _just_ended(backup: Backup) -> bool:
-    ended_at = backup.ended_at
+    ended_at = backup.proof.ended_at if backup.proof else backup.ended_at
     return ended_at is not None and datetime.now(UTC) - ended_at < timedelta(seconds=NOTICE_SECONDS)
 
 

@@ -172,7 +172,7 @@ def worker_env(database_url: str, redis_url: str, redis: ArqRedis, gateway: Gate
 
 
 @pytest.fixture
-def chain(  # noqa: PLR0917 - it puts the fixtures together
+def chain(
     ops: httpx.AsyncClient,
     sql: asyncpg.Connection,
     engine: AsyncEngine,

@@ -169,7 +169,7 @@ Run:       0198c9d2-0000-7000-8000-000000000001
 
 What to do next:
 1. Mend what "Why" says.
-2. Look at GET /backups of the backup API: the newest one that is stored is what you have.
+2. Look at GET /backups of the backup API: the newest one that is proven is what you have.
 3. Run it again: POST /v1/schedules/00000000-0000-7000-8000-000000000001/trigger
    and see how it goes: GET /v1/runs
 """

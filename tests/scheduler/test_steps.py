@@ -82,19 +82,38 @@ async def test_a_run_goes_from_its_request_to_its_end(one: OneRun) -> None:
     [
         ({"state": "stored"}, "succeeded", None, False),
         ({"state": "proven"}, "succeeded", None, False),
+        (
+            {"state": "stored", "reason": "not proven: the proof server is away", "announced": True},
+            "succeeded",
+            "The backup is stored, but not proven: the proof server is away",
+            False,
+        ),
         ({"state": "failed", "reason": "no space"}, "failed", "The backup failed: no space", True),
         ({"state": "failed"}, "failed", "The backup failed.", True),
         ({"state": "failed", "announced": True}, "failed", "The backup failed.", False),
         ({"state": "failed", "reason": "lost", "announced": True}, "failed", "The backup failed: lost", False),
         ({"state": "failed", "ended_at": "2026-11-22T02:00:00Z"}, "failed", "The backup failed.", True),
         ({"state": "suspect", "reason": "0 rows"}, "failed", "The backup is stored, but suspect: 0 rows", True),
+        (
+            {"state": "suspect", "reason": "0 rows", "announced": True},
+            "failed",
+            "The backup is stored, but suspect: 0 rows",
+            False,
+        ),
         ({"state": "broken"}, "failed", "The backup is stored, but its proof failed.", True),
+        (
+            {"state": "broken", "reason": "block 3", "announced": True},
+            "failed",
+            "The backup is stored, but its proof failed: block 3",
+            False,
+        ),
         ({"state": "cancelled", "announced": True}, "failed", "The backup was cancelled.", False),
         ({"state": "expired"}, "failed", "The backup was removed by retention before its end was seen.", True),
         ({"state": "failed", "reason": "a\x00b\nc"}, "failed", "The backup failed: a b c", True),
         ({"state": "queued"}, "waiting", None, False),
         ({"state": "running"}, "waiting", None, False),
         ({"state": "running", "reason": "its worker was not heard of"}, "waiting", None, False),
+        ({"state": "running", "progress": {"stage": "restoring"}, "rows": 12}, "waiting", None, False),
         ({"state": "of-a-later-release"}, "waiting", None, False),
     ],
 )
@@ -126,6 +145,21 @@ async def test_the_function_gets_a_moment_to_announce_what_it_has_just_ended(one
     await one.take(3)
     run = await one.row()
     assert (run["state"], run["announce_at"] is None) == ("failed", announced)
+
+
+async def test_the_moment_to_announce_begins_with_the_end_of_the_proof(one: OneRun) -> None:
+    """Which may come hours after the rows were stored."""
+    now = datetime.now(UTC)
+    ended = {"ended_at": (now - timedelta(hours=1)).isoformat(), "proof": {"ended_at": now.isoformat()}}
+    one.gateway.outcome = {"state": "broken", "reason": "block 3"} | ended
+    await one.take(1)
+    await one.take(2)
+    run = await one.row()
+    assert (run["state"], run["announce_at"]) == ("waiting", None)
+    one.gateway.outcome |= {"announced": True}
+    await one.take(3)
+    run = await one.row()
+    assert (run["state"], run["announce_at"]) == ("failed", None)
 
 
 async def test_a_backup_that_the_api_answers_with_at_once_is_enough(one: OneRun) -> None:
