@@ -51,6 +51,19 @@ class Aws:
     access_key: str
     secret_key: str
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """What botocore reads of the environment, and nothing of this machine's own."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        }
+
 
 @contextmanager
 def postgres(port: int = 0, home: Path | None = None) -> Iterator[Postgres]:

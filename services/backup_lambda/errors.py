@@ -7,16 +7,27 @@ BackupsError              500
 ├── InvalidRequest        422   understood, and not allowed
 ├── KeyReused             422   the Idempotency-Key belongs to another request
 ├── AlreadySubscribed     409   with other events
+├── NotYet                409   the backup has not come so far: there is nothing to prove or to download
+├── AlreadyEnded          409   there is nothing left to cancel
+├── TableNotFound         404   the backup has no such table
+├── ObjectAltered         409   it is not the one that was stored: the backup is to be proven
 ├── LeaseLost             500   another worker has the backup: stop at once, write nothing
 ├── AwsError              500
 │   ├── AwsUnavailable    503   asking again may help
 │   ├── AwsRefused        500   asking again will not: a right, a name
 │   └── ObjectChanged     500   somebody else wrote the object meanwhile
+├── NotRestored           500   PostgreSQL refused what a backup says: its SQL or its rows
+├── ProofUnfinished       500   nothing is proven, and nothing disproven; the text says why
+├── SignatureInvalid      500   a manifest or a proof is not what was signed, or by another key
+├── NothingToTell         500   nobody is told of a backup that has not ended, or expired
 └── BackupFailed          500   the backup ends here; the text is its reason
+    ├── Cancelled               somebody asked for it
     ├── DatabaseFailed          PostgreSQL stopped, refused or could not be reached
     ├── CountsDiffer            rows were lost or doubled on the way
     ├── StoredDiffers           what was read back is not what was written
-    └── DeadlineReached         the invocation's time is nearly over
+    ├── Stalled                 nothing moved for very long
+    ├── DeadlineReached         the invocation's time is nearly over
+    └── Stopped                 the process is told to end
 """
 
 from typing import ClassVar
@@ -69,6 +80,30 @@ class AlreadySubscribed(BackupsError):
     status, type = 409, "already-subscribed"
 
 
+class NotYet(BackupsError):
+    """The backup has not come so far."""
+
+    status, type = 409, "backup-not-ready"
+
+
+class AlreadyEnded(BackupsError):
+    """The backup has ended."""
+
+    status, type = 409, "backup-ended"
+
+
+class TableNotFound(BackupsError):
+    """The backup has no such table."""
+
+    status, type = 404, "table-not-found"
+
+
+class ObjectAltered(BackupsError):
+    """An object of the backup is not the one that was stored."""
+
+    status, type = 409, "object-altered"
+
+
 class LeaseLost(BackupsError):
     """Another worker has the backup."""
 
@@ -93,8 +128,28 @@ class ObjectChanged(AwsError):
     """Somebody else wrote the object meanwhile."""
 
 
+class NotRestored(BackupsError):
+    """PostgreSQL refused what a backup says: its SQL or its rows. The cause is its error, whose text may hold rows."""
+
+
+class ProofUnfinished(BackupsError):
+    """A proof could not be carried to its end, which says nothing about the backup."""
+
+
+class SignatureInvalid(BackupsError):
+    """A manifest or a proof is not what was signed, or was signed by another key."""
+
+
+class NothingToTell(BackupsError):
+    """A backup in this state is no news: it has not ended, or its end was told long ago."""
+
+
 class BackupFailed(BackupsError):
     """The backup could not be made."""
+
+
+class Cancelled(BackupFailed):
+    """Somebody asked for it."""
 
 
 class DatabaseFailed(BackupFailed):
@@ -109,5 +164,13 @@ class StoredDiffers(BackupFailed):
     """What was read back is not what was written."""
 
 
+class Stalled(BackupFailed):
+    """Nothing moved for very long: a connection is dead, and nobody said so."""
+
+
 class DeadlineReached(BackupFailed):
     """The invocation's time is nearly over."""
+
+
+class Stopped(BackupFailed):
+    """The process was told to end."""

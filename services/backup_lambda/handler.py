@@ -1,4 +1,4 @@
-"""The two Lambda functions of this package: `api` answers API Gateway, `worker` makes backups.
+"""The two Lambda functions of this package: `api` answers API Gateway, `worker` makes and proves backups.
 
 One event loop lives as long as the process, and what is opened is opened once on it: Lambda freezes the process
 between invocations and thaws it, and ends it without a word.
@@ -9,17 +9,18 @@ import logging
 import os
 from contextlib import AsyncExitStack
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from mangum import Mangum
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import ValidationError
 
 from backup_lambda import aws
 from backup_lambda.app import create_app, utc_now
 from backup_lambda.notices import Topic
 from backup_lambda.settings import ApiSettings, WorkerSettings
 from backup_lambda.store import S3Store
-from backup_lambda.worker import Worker
+from backup_lambda.tasks import Task
+from backup_lambda.worker import create_worker
 
 logging.getLogger("backup_lambda").setLevel(logging.INFO)
 _loop = asyncio.new_event_loop()
@@ -29,15 +30,6 @@ _opened = AsyncExitStack()
 
 class UnknownEvent(Exception):
     """The function was invoked with something that it was not made for."""
-
-
-class Task(BaseModel):
-    """What the API hands to the worker."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    task: Literal["backup"]
-    backup_id: Annotated[str, StringConstraints(pattern=r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$")]
 
 
 def api(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -51,9 +43,14 @@ def worker(event: dict[str, Any], context: Any) -> dict[str, str]:
         task = Task.model_validate(event)
     except ValidationError as error:
         raise UnknownEvent(f"this is no task for the worker: {error.error_count()} errors") from None
-    back_up = _worker().back_up(task.backup_id, lambda: context.get_remaining_time_in_millis() / 1000)
-    outcome = _loop.run_until_complete(back_up)
-    return {"backup_id": task.backup_id, "outcome": outcome}
+    settings, clients = _for_worker()
+    worker = create_worker(settings, utc_now, **clients)
+
+    def seconds_left() -> float:
+        return float(context.get_remaining_time_in_millis()) / 1000
+
+    done = worker.back_up(task.backup_id, seconds_left) if task.task == "backup" else worker.do(task, seconds_left)
+    return {"backup_id": task.backup_id, "outcome": _loop.run_until_complete(done)}
 
 
 @cache
@@ -61,10 +58,11 @@ def _api() -> Mangum:
     settings = ApiSettings.from_env(os.environ)
     s3, sns, functions = _open("s3", "sns", "lambda")
 
-    async def start_worker(backup_id: str) -> None:
-        payload = Task(task="backup", backup_id=backup_id).model_dump_json()
+    async def start_worker(task: Task) -> None:
         with aws.errors_named():
-            await functions.invoke(FunctionName=settings.worker_function, InvocationType="Event", Payload=payload)
+            await functions.invoke(
+                FunctionName=settings.worker_function, InvocationType="Event", Payload=task.model_dump_json()
+            )
 
     app = create_app(S3Store(s3, settings.bucket), Topic(sns, settings.topic_arn), start_worker)
     return Mangum(
@@ -76,16 +74,10 @@ def _api() -> Mangum:
 
 
 @cache
-def _worker() -> Worker:
+def _for_worker() -> tuple[WorkerSettings, dict[str, Any]]:
     settings = WorkerSettings.from_env(os.environ)
-    s3, sns, secrets = _open("s3", "sns", "secretsmanager")
-
-    async def database_url() -> str:
-        with aws.errors_named():
-            secret = await secrets.get_secret_value(SecretId=settings.database_secret)
-        return str(secret["SecretString"])
-
-    return Worker(S3Store(s3, settings.bucket), Topic(sns, settings.topic_arn), database_url, settings.schemas, utc_now)
+    s3, sns, secrets, kms = _open("s3", "sns", "secretsmanager", "kms")
+    return settings, {"s3": s3, "sns": sns, "secrets": secrets, "kms": kms}
 
 
 def _open(*services: str) -> list[Any]:

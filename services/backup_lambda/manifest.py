@@ -16,6 +16,14 @@ class Request(BaseModel):
     created_at: datetime
     label: str | None
     requested_by: str | None
+    tables: list[str] | None = None  # `schema.table`; None asks for all
+
+
+class Cancel(BaseModel):
+    """That it shall not be made, or not be proven: `cancel.json`."""
+
+    requested_by: str | None
+    requested_at: datetime
 
 
 class Previous(BaseModel):
@@ -25,8 +33,18 @@ class Previous(BaseModel):
     sha256: str
 
 
+class SchemaSql(BaseModel):
+    """SQL that makes the empty tables, and what must wait until their rows are there; each a statement with its `;`."""
+
+    before_rows: list[str]
+    after_rows: list[str]
+
+
 class TableEntry(BaseModel):
-    """One table. `bytes` and `sha256` are of the uncompressed rows; `object` and `index` are below the backup."""
+    """One table. `bytes` and `sha256` are of the uncompressed rows; `object` and `index` are below the backup.
+
+    `index_sha256` is of the stored index; `row_hash` is PostgreSQL's own, and depends on neither JSON nor order.
+    """
 
     name: str
     catalogue: dict[str, Any]
@@ -38,6 +56,7 @@ class TableEntry(BaseModel):
     row_hash: str
     object: str
     index: str
+    index_sha256: str
     etag: str
 
 
@@ -54,6 +73,7 @@ class Manifest(BaseModel):
     database: dict[str, Any]
     snapshot: dict[str, Any]
     schema_revision: dict[str, str | None]
+    schema_sql: SchemaSql
     sequences: list[dict[str, Any]]
     tables: list[TableEntry]
     not_backed_up: list[dict[str, str]]

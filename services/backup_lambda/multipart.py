@@ -12,7 +12,7 @@ from backup_lambda.errors import AwsError, AwsRefused
 
 PART_BYTES = 8 * 1024 * 1024  # S3 takes 10,000 parts: 80 GB
 PARTS_IN_FLIGHT = 3
-_GZIP = {"ContentType": "application/gzip"}
+ABORT_SECONDS = 15
 log = logging.getLogger(__name__)
 
 
@@ -27,10 +27,12 @@ class Upload:
     AwsError; `finish` raises ObjectChanged when the condition does not hold.
     """
 
-    def __init__(self, s3: Any, bucket: str, key: str, condition: dict[str, str]) -> None:
+    def __init__(self, s3: Any, bucket: str, key: str, condition: dict[str, str], lock: dict[str, Any]) -> None:
+        """`condition` is on the object that is there, and `lock` what Object Lock is asked for; both as S3 names it."""
         self._s3 = s3
         self._object = {"Bucket": bucket, "Key": key}
         self._condition = condition
+        self._made_with = {"ContentType": "application/gzip", **lock}
         self._id = ""
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
@@ -63,7 +65,9 @@ class Upload:
             if not self._id:
                 body = b"".join(self._waiting)
                 checksum = await _checksum(body)
-                answer = await self._s3.put_object(**self._object, Body=body, **_GZIP, **checksum, **self._condition)
+                answer = await self._s3.put_object(
+                    **self._object, Body=body, **checksum, **self._made_with, **self._condition
+                )
             else:
                 if self._waiting:
                     await self._send_part()
@@ -73,18 +77,21 @@ class Upload:
                 answer = await self._s3.complete_multipart_upload(
                     **self._object, UploadId=self._id, MultipartUpload=parts, **self._condition
                 )
+        etag = aws.told(answer, "ETag")
         self._finished = True
-        return str(answer["ETag"])
+        return etag
 
     async def _send_part(self) -> None:
-        body = b"".join(self._waiting)
-        self._waiting, self._waiting_bytes = [], 0
         if not self._id:
             with aws.errors_named():
-                begun = await self._s3.create_multipart_upload(**self._object, **_GZIP, ChecksumAlgorithm="SHA256")
-            self._id = begun["UploadId"]
+                begun = await self._s3.create_multipart_upload(
+                    **self._object, **self._made_with, ChecksumAlgorithm="SHA256"
+                )
+            self._id = aws.told(begun, "UploadId")
         if len(self._in_flight) == PARTS_IN_FLIGHT:
             await self._one_arrives()
+        body = b"".join(self._waiting)
+        self._waiting, self._waiting_bytes = [], 0
         self._parts_begun += 1
         self._in_flight.add(asyncio.create_task(self._put_part(self._parts_begun, body)))
 
@@ -109,12 +116,12 @@ class Upload:
             task.cancel()
         await asyncio.gather(*self._in_flight, return_exceptions=True)
         if self._id:
+            # What ended the upload is the news, and soon told; the bucket's lifecycle rule removes what may be left.
             try:
                 with aws.errors_named():
-                    await self._s3.abort_multipart_upload(**self._object, UploadId=self._id)
-            except (
-                AwsError
-            ) as error:  # what ended the upload is the news; the bucket's lifecycle rule removes the parts
+                    async with asyncio.timeout(ABORT_SECONDS):
+                        await self._s3.abort_multipart_upload(**self._object, UploadId=self._id)
+            except AwsError as error:
                 log.warning("an upload could not be aborted: %s", error)
 
 

@@ -7,10 +7,11 @@ from typing import Any
 from backup_lambda.app import create_app
 from backup_lambda.notices import Topic
 from backup_lambda.store import S3Store
+from backup_lambda.tasks import Task
 
 
-async def _never(backup_id: str) -> None:
-    raise NotImplementedError(backup_id)
+async def _never(task: Task) -> None:
+    raise NotImplementedError(task)
 
 
 def document() -> dict[str, Any]:

@@ -4,7 +4,7 @@ Region, credentials and endpoint of AWS are not ours: botocore finds them by its
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -16,11 +16,25 @@ class SettingsError(Exception):
 
 
 def _words(value: object) -> object:
-    return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return tuple(word.strip() for word in value.split(",")) if value.strip() else ()
+
+
+def _number(value: object) -> object:
+    """None for what is empty: only a setting that may be missing takes it."""
+    if value == "":
+        return None
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 Arn = Annotated[str, Field(pattern=r"^arn:[^:]+:[a-z]+:[^:]*:[^:]*:.+")]
-Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_words), Field(min_length=1)]
+KeyArn = Annotated[str, Field(pattern=r"^arn:[^:]+:(kms|secretsmanager):[^:]*:[^:]*:.+")]
+Word = Annotated[str, Field(min_length=1)]
+Words = Annotated[tuple[Word, ...], BeforeValidator(_words)]
+Names = Annotated[tuple[Word, ...], BeforeValidator(_words), Field(min_length=1)]
+Fingerprints = Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...], BeforeValidator(_words)]
+Number = Annotated[int, BeforeValidator(_number)]
 
 
 class _Settings(BaseModel):
@@ -50,7 +64,19 @@ class ApiSettings(_Settings):
 
 
 class WorkerSettings(_Settings):
-    """What the function that makes backups needs."""
+    """What the function that makes and proves backups needs."""
 
     database_secret: Arn  # its string is the postgresql:// URL of a role that may read, and only read
+    proof_database_secret: Arn  # the same of a role that may create databases, on the server that proofs run on
+    signing_key: KeyArn  # a KMS key (ECC_NIST_EDWARDS25519), or a secret whose string is an Ed25519 private key in PEM
+    former_keys: Fingerprints = ()  # SHA-256 of the public keys that signed earlier backups
     schemas: Names = ("notes", "scheduler")
+    include_tables: Names = ("*",)  # patterns of `schema.table`, in which * stands for anything
+    exclude_tables: Words = ()
+    prove: Literal["always", "on_demand"] = "always"  # on demand: nothing is proven, or proven again, by itself
+    # A backup whose proof is so old is proven again by itself, and one that has none is at last; 0: never.
+    reprove_after_days: Annotated[Number, Field(ge=0)] = 30
+    # What scratch databases may take on that server.
+    proof_room_bytes: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_number)] = None
+    suspect_fall_percent: Annotated[Number, Field(ge=1, le=100)] = 50
+    object_lock_days: Annotated[Number, Field(ge=0)] = 0  # 0: objects are not locked

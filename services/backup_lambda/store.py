@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from backup_lambda import aws
@@ -20,11 +21,16 @@ class Stored(NamedTuple):
 
 
 class S3Store:
-    """One bucket. All methods raise AwsError."""
+    """One bucket. All methods raise AwsError.
 
-    def __init__(self, s3: Any, bucket: str) -> None:
+    For `object_lock_days` nobody can delete or change what is kept without a right of its own to that (GOVERNANCE);
+    the bucket must have been made with Object Lock.
+    """
+
+    def __init__(self, s3: Any, bucket: str, object_lock_days: int = 0) -> None:
         self._s3 = s3
         self._bucket = bucket
+        self._object_lock_days = object_lock_days
 
     async def get(self, key: str) -> Stored:
         """A small object that is known to exist.
@@ -34,12 +40,13 @@ class S3Store:
         """
         with aws.errors_named():
             answer = await self._s3.get_object(Bucket=self._bucket, Key=key)
-        return Stored(b"".join([piece async for piece in _pieces(answer["Body"])]), answer["ETag"])
+        return Stored(b"".join([piece async for piece in _pieces(answer["Body"])]), aws.told(answer, "ETag"))
 
-    async def put(self, key: str, body: bytes, replaces: str | None = None) -> str:
+    async def put(self, key: str, body: bytes, replaces: str | None = None, *, keep: bool = False) -> str:
         """Write an object in place of the version with ETag `replaces`, or where there is none; the new ETag.
 
-        Raises ObjectChanged when somebody else was first.
+        `keep` is for what the backup consists of: it is locked, where that is set. Raises ObjectChanged when
+        somebody else was first.
         """
         try:
             with aws.errors_named():
@@ -47,16 +54,17 @@ class S3Store:
                     Bucket=self._bucket,
                     Key=key,
                     Body=body,
-                    ContentType="application/json" if key.endswith(".json") else "application/gzip",
+                    ContentType="application/gzip" if key.endswith(".gz") else "application/json",
                     ChecksumSHA256=base64.b64encode(hashlib.sha256(body).digest()).decode(),
                     **condition(replaces),
+                    **(self._lock() if keep else {}),
                 )
         except ObjectChanged:
             # A request that is sent again because its answer got lost finds its own object.
             if replaces is None and (found := await self._others(key)).body == body:
                 return found.etag
             raise
-        return str(answer["ETag"])
+        return aws.told(answer, "ETag")
 
     async def _others(self, key: str) -> Stored:
         try:
@@ -66,8 +74,8 @@ class S3Store:
             raise AwsUnavailable(f"{key} was being written, and is not there") from error
 
     def upload(self, key: str, replaces: str | None = None) -> Upload:
-        """An object written as a stream, on the same condition; see Upload."""
-        return Upload(self._s3, self._bucket, key, condition(replaces))
+        """An object to keep, written as a stream, on the same condition; see Upload."""
+        return Upload(self._s3, self._bucket, key, condition(replaces), self._lock())
 
     async def stream(self, key: str, etag: str) -> AsyncIterator[bytes]:
         """The bytes of the version with this ETag. Raises ObjectChanged when it is there no longer."""
@@ -75,6 +83,22 @@ class S3Store:
             answer = await self._s3.get_object(Bucket=self._bucket, Key=key, IfMatch=etag)
         async for piece in _pieces(answer["Body"]):
             yield piece
+
+    async def link(self, key: str, etag: str | None, seconds: int) -> str:
+        """A URL by which anybody can read the object as it is now, until then or until our credentials end.
+
+        In a bucket with versions it leads to that version, whatever is written later. Raises ObjectChanged unless the
+        object has this ETag, if one is given.
+        """
+        with aws.errors_named():
+            found = await self._s3.head_object(
+                Bucket=self._bucket, Key=key, **({} if etag is None else {"IfMatch": etag})
+            )
+            version = {"VersionId": found["VersionId"]} if found.get("VersionId") else {}
+            url = await self._s3.generate_presigned_url(
+                "get_object", Params={"Bucket": self._bucket, "Key": key, **version}, ExpiresIn=seconds
+            )
+        return str(url)
 
     async def folders(self, prefix: str, after: str = "") -> AsyncIterator[str]:
         """The names one level under `prefix` that sort after `after`, ascending."""
@@ -92,6 +116,18 @@ class S3Store:
         return {
             each["Key"]: each["ETag"] async for page in self._pages(Prefix=prefix) for each in page.get("Contents", [])
         }
+
+    async def written(self, prefix: str) -> AsyncIterator[tuple[str, datetime]]:
+        """Every object under `prefix`, and when S3 says that it was written."""
+        async for page in self._pages(Prefix=prefix):
+            for each in page.get("Contents", []):
+                yield each["Key"], each["LastModified"]
+
+    def _lock(self) -> dict[str, Any]:
+        if not self._object_lock_days:
+            return {}
+        until = datetime.now(UTC) + timedelta(days=self._object_lock_days)
+        return {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until}
 
     async def _pages(self, **query: str) -> AsyncIterator[dict[str, Any]]:
         while True:

@@ -1,156 +1,179 @@
-"""The run of one backup, from its request to its announcement.
+"""What Lambda, or a process of its own, is asked to do: make a backup, or prove one.
 
 AWS delivers an asynchronous invocation at least once, and again after it failed: every step is made once, or can be
-made again. An error that comes out of here asks for such another attempt. What is the end of the backup (PostgreSQL
+made again. An error that comes out of here asks for such another attempt. What is the end of the task (PostgreSQL
 is away, say; or whatever happens at the last attempt) is recorded and announced instead.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, Never, TypeVar
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Never
 
-from backup_lambda import backups, notices, snapshot
-from backup_lambda.backups import Failure, folder
-from backup_lambda.dump import Dump
-from backup_lambda.errors import (
-    AwsUnavailable,
-    BackupFailed,
-    BackupNotFound,
-    BackupsError,
-    DeadlineReached,
-    LeaseLost,
-)
-from backup_lambda.lease import LAST_ATTEMPT, LEASE, Clock, Lease, Progress
-from backup_lambda.manifest import Manifest, Request
+from backup_lambda import aws, housekeeping, objects, signing
+from backup_lambda.attempt import Attempt, reason_of
+from backup_lambda.errors import BackupNotFound, BackupsError, LeaseLost, NotYet
+from backup_lambda.guards import KEPT_SECONDS, deadline, stopped, unless
+from backup_lambda.lease import LAST_ATTEMPT, Clock, Lease, understood
+from backup_lambda.making import Means
 from backup_lambda.notices import Topic
+from backup_lambda.objects import folder
+from backup_lambda.settings import WorkerSettings
 from backup_lambda.store import S3Store
+from backup_lambda.tasks import Task
 
-KEPT_SECONDS = 30  # for aborting, recording and announcing
-COMMIT_SECONDS = LEASE.total_seconds() / 2
-T = TypeVar("T")
+LEFT_ALONE = "left alone"
+PROVEN_WITHOUT_END = 5  # backups of others, by a process that may take its time: it is to end some day
+LOOK_AGAIN_SECONDS = 2
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What makes backups, opened once. `database_url` asks for a URL anew: passwords change."""
+    """What makes and proves backups, opened once. When `stop` is set it ends what it does, and says so."""
 
-    store: S3Store
+    means: Means
     topic: Topic
-    database_url: Callable[[], Awaitable[str]]
-    schemas: Sequence[str]
-    now: Clock
+    reprove_after: timedelta | None = None
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def back_up(self, backup_id: str, seconds_left: Callable[[], float]) -> str:
-        """Make the backup, or do what is left of it; how it ended.
+        """Make the backup, or do what is left of it, and then what others left; how it ended."""
+        outcome = await self.do(Task(task="backup", backup_id=backup_id), seconds_left)
+        if outcome != LEFT_ALONE:
+            await self.keep_house(seconds_left)
+        return outcome
 
-        A notice is published again when nobody knows whether it was: rather twice than never.
-        """
-        if "request.json" not in await self.store.names(folder(backup_id)):
-            raise BackupNotFound(f"{backup_id} was never asked for")
-        lease = await Lease.take(self.store, f"{folder(backup_id)}progress.json", self.now)
+    async def do(self, task: Task, seconds_left: Callable[[], float]) -> str:
+        """The state that the backup is in afterwards; or that it was left alone, to another worker or for good."""
+        names = await objects.names_of(self.means.store, task.backup_id)
+        if "request.json" not in names:
+            raise BackupNotFound(f"{task.backup_id} was never asked for")
+        if task.task == "proof" and ("manifest.json" not in names or "expired.json" in names):
+            raise NotYet(f"{task.backup_id} has nothing to prove")
+        if task.accept_suspect:
+            task, lease = await unless(self._accepting(task), *self._guards(seconds_left))
+        else:
+            lease = await self._lease(task)
         if lease is None:
-            log.info("%s: another worker has it, or nothing is left to do", backup_id)
-            return "left alone"
+            log.info("%s: another worker has it, or nothing is left to do", task.backup_id)
+            return LEFT_ALONE
         try:
-            return await self._to_the_end(backup_id, lease, seconds_left)
+            return await self._attempt(task, lease, seconds_left).to_the_end()
         except LeaseLost as lost:
-            log.warning("%s: %s", backup_id, lost)
-            return "left alone"
+            log.warning("%s: %s", task.backup_id, lost)
+            return LEFT_ALONE
 
-    async def _to_the_end(self, backup_id: str, lease: Lease, seconds_left: Callable[[], float]) -> str:
+    async def insist(self, task: Task, seconds_left: Callable[[], float]) -> str:
+        """Where nobody else would try again."""
+        for _ in range(LAST_ATTEMPT - 1):
+            try:
+                return await self.do(task, seconds_left)
+            except Exception as error:  # noqa: BLE001  # whatever it is, another attempt may heal it
+                log.warning("%s: tried again after: %s", task.backup_id, reason_of(error))
+        return await self.do(task, seconds_left)
+
+    async def keep_house(self, seconds_left: Callable[[], float]) -> None:
+        """What others left. A failure changes nothing about the backup that was made."""
+        if self.stop.is_set():
+            return
         try:
-            if not {"manifest.json", "failure.json"} & await self.store.names(folder(backup_id)):
-                await self._make(backup_id, lease, seconds_left)
-            backup = await backups.show(self.store, backup_id, self.now)
-            await notices.publish(self.topic, backup)
-            await lease.close()
-        except LeaseLost:
-            raise
+            listing = await unless(housekeeping.listed(self.means.store), *self._guards(seconds_left))
+            await unless(self._sweep(listing), *self._guards(seconds_left))
+            if self.reprove_after and self.means.proves_always:
+                due = housekeeping.due(self.means.store, listing, self.means.now(), self.reprove_after)
+                await self._prove_old_ones(await unless(due, *self._guards(seconds_left)), seconds_left)
         except Exception as error:
-            log.warning("%s: attempt %d stopped: %s", backup_id, lease.progress.attempt, _reason(error))
-            await lease.release(_reason(error))
-            raise
-        log.info("%s: %s", backup_id, backup.state)
-        return backup.state
+            log.warning("housekeeping stopped: %s", reason_of(error), exc_info=not isinstance(error, BackupsError))
 
-    async def _make(self, backup_id: str, lease: Lease, seconds_left: Callable[[], float]) -> None:
-        """Write the manifest, or the failure. Raises LeaseLost, and whatever else while another attempt is left."""
-        request = Request.model_validate_json((await self.store.get(f"{folder(backup_id)}request.json")).body)
-        try:
-            manifest = await _unless(self._dump(request, lease.progress), lease.keep(), _deadline(seconds_left))
-            await _commit(lease, self.store, f"{folder(backup_id)}manifest.json", manifest.body())
-        except LeaseLost:
-            raise
-        except Exception as error:
-            if not isinstance(error, BackupFailed) and lease.progress.attempt < LAST_ATTEMPT:
-                raise
-            log.warning("%s: failed: %s", backup_id, _reason(error), exc_info=not isinstance(error, BackupsError))
-            failure = Failure(
-                request=request, reason=_reason(error), started_at=lease.progress.started_at, ended_at=self.now()
-            )
-            body = failure.model_dump_json(indent=1).encode()
-            await _commit(lease, self.store, f"{folder(backup_id)}failure.json", body)
+    async def _sweep(self, listing: housekeeping.Listing) -> None:
+        """Tell the end of what nobody works on any more."""
+        for left in await housekeeping.abandoned(self.means.store, listing, self.means.now):
+            try:
+                if lease := await self._lease(left.task):
+                    await self._attempt(left.task, lease, no_end).give_up(left.failure)
+            except Exception as error:  # noqa: BLE001  # the others are not to wait for this one
+                log.warning("%s: its end could not be told: %s", left.task.backup_id, reason_of(error))
 
-    async def _dump(self, request: Request, progress: Progress) -> Manifest:
-        previous = await backups.newest_stored(self.store, self.now)
-        dump = Dump(self.store, folder(request.id), progress)
-        async with snapshot.opened(await self.database_url(), self.schemas) as source:
-            copied = await dump.copy(source)
-        await dump.read_back(copied)
-        ended_at = self.now()
-        return Manifest(
-            id=request.id,
-            created_at=request.created_at,
-            request=request,
-            started_at=progress.started_at,
-            ended_at=ended_at,
-            duration_seconds=(ended_at - progress.started_at).total_seconds(),
-            database=source.database,
-            snapshot=source.taken,
-            schema_revision=source.schema_revision,
-            sequences=source.sequences,
-            tables=[table.entry for table in copied],
-            not_backed_up=source.not_backed_up,
-            previous=previous,
-        )
+    async def _prove_old_ones(self, due: Sequence[housekeeping.Due], seconds_left: Callable[[], float]) -> None:
+        """As many as the time allows."""
+        left = PROVEN_WITHOUT_END if math.isinf(seconds_left()) else len(due)
+        for task, seconds in due:
+            if not left or self.stop.is_set():
+                return
+            if seconds > seconds_left() - 2 * KEPT_SECONDS:
+                continue
+            log.info("%s: it is proven again, or at last", task.backup_id)
+            if await self.insist(task, seconds_left) == LEFT_ALONE:
+                continue
+            left -= 1
+            if (await objects.read_proof(self.means.store, task.backup_id, task.number or 0)).verdict == "unfinished":
+                return  # what prevented it prevents the others, too, and each would be told
 
+    async def _accepting(self, task: Task) -> tuple[Task, Lease | None]:
+        """With the number of the first proof that nobody made without accepting what is suspect.
 
-def _reason(error: Exception) -> str:
-    """For the record. The text of an error that is not ours could show a row, or a secret."""
-    return str(error) if isinstance(error, BackupsError) else f"unforeseen: {type(error).__name__}"
+        Proofs that were asked for at once have the same number. Whoever accepts waits for the other one to end.
+        """
+        task = await self._not_taken(task)
+        while not (lease := await self._lease(task)):
+            body = (await self.means.store.get(f"{folder(task.backup_id)}progress.json")).body
+            progress = understood(body)
+            at_work = progress is not None and progress.live(self.means.now()) and not progress.announced
+            tried, task = task, await self._not_taken(task)
+            if not at_work and task == tried:
+                return task, None
+            if at_work:
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        return task, lease
 
+    async def _not_taken(self, task: Task) -> Task:
+        store, number = self.means.store, task.number or 1
+        numbers = objects.numbers(await objects.names_of(store, task.backup_id))
+        while number in numbers and not (await objects.read_proof(store, task.backup_id, number)).accepts_suspect:
+            number += 1
+        return task.model_copy(update={"number": number})
 
-async def _commit(lease: Lease, store: S3Store, key: str, body: bytes) -> None:
-    """Only while the lease surely lasts: a write that hangs longer could meet another worker's objects."""
-    try:
-        async with asyncio.timeout(COMMIT_SECONDS):
-            await lease.renew()
-            await store.put(key, body)
-    except TimeoutError:
-        raise AwsUnavailable("the end of the backup could not be written in time") from None
+    async def _lease(self, task: Task) -> Lease | None:
+        key = f"{folder(task.backup_id)}progress.json"
+        return await Lease.take(self.means.store, key, self.means.now, task.name)
+
+    def _attempt(self, task: Task, lease: Lease, seconds_left: Callable[[], float]) -> Attempt:
+        return Attempt(self.means, self.topic, task, lease, lambda: self._guards(seconds_left))
+
+    def _guards(self, seconds_left: Callable[[], float]) -> list[Coroutine[Any, Any, Never]]:
+        return [deadline(seconds_left), stopped(self.stop)]
 
 
-async def _unless(work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, Never]) -> T:
-    """The result of `work`, unless a guard raises first: that error comes out, and the work is cancelled."""
-    tasks = [asyncio.create_task(each) for each in (work, *guards)]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for guard in tasks[1:]:
-            if guard.done():
-                guard.result()
-        return await tasks[0]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+def no_end() -> float:
+    """Seconds left of a process that may take its time."""
+    return math.inf
 
 
-async def _deadline(seconds_left: Callable[[], float]) -> Never:
-    while (left := seconds_left() - KEPT_SECONDS) > 0:  # noqa: ASYNC110  # an invocation's clock rings no event
-        await asyncio.sleep(min(left, 1))
-    raise DeadlineReached(
-        f"deadline: the invocation's time was nearly over ({KEPT_SECONDS} s before its end the backup gives up)"
+def create_worker(settings: WorkerSettings, now: Clock, *, s3: Any, sns: Any, secrets: Any, kms: Any) -> Worker:
+    """Out of clients; anew for each task, so that a key that changed is read again."""
+
+    async def text_of(secret_arn: str) -> str:
+        with aws.errors_named():
+            secret = await secrets.get_secret_value(SecretId=secret_arn)
+        return str(secret["SecretString"])
+
+    means = Means(
+        store=S3Store(s3, settings.bucket, settings.object_lock_days),
+        database_url=lambda: text_of(settings.database_secret),
+        proof_url=lambda: text_of(settings.proof_database_secret),
+        signer=signing.signer_of(settings.signing_key, kms=kms, secrets=secrets),
+        now=now,
+        schemas=settings.schemas,
+        include_tables=settings.include_tables,
+        exclude_tables=settings.exclude_tables,
+        suspect_fall_percent=settings.suspect_fall_percent,
+        proves_always=settings.prove == "always",
+        proof_room_bytes=settings.proof_room_bytes,
+        former_keys=settings.former_keys,
     )
+    reprove_after = timedelta(days=settings.reprove_after_days) if settings.reprove_after_days else None
+    return Worker(means, Topic(sns, settings.topic_arn), reprove_after)

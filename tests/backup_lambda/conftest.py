@@ -7,14 +7,14 @@ import httpx
 import pytest
 
 from backup_lambda.worker import Worker
-from tests.backup_lambda.world import Connection, World, a_world, aws_variables, client_of, worker_for
+from tests.backup_lambda.world import Connection, World, a_world, client_of, worker_for
 from tests.servers import Aws, Cluster
 
 
 @pytest.fixture
 def aws_environment(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The variables that botocore reads, set for this process too."""
-    environment = aws_variables(aws)
+    environment = aws.variables
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     return environment
@@ -47,7 +47,8 @@ async def owner(cluster: Cluster, database: str) -> AsyncIterator[Connection]:
 
 @pytest.fixture
 def worker(world: World, cluster: Cluster, database: str) -> Worker:
-    return worker_for(world, cluster.url("notes_backup", database))
+    """It proves what it stores."""
+    return worker_for(world, cluster.url("notes_backup", database), cluster.url("notes_proof", "postgres"))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The API over HTTP, on a real bucket; what stands behind the gateway is in test_handler.py."""
 
 import asyncio
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -11,14 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
-from backup_lambda import backups
+from backup_lambda import aws, backups, routes
 from backup_lambda.errors import AwsUnavailable
 from backup_lambda.lease import Lease
 from backup_lambda.schemas import Backup
-from backup_lambda.worker import Worker
-from tests.backup_lambda.world import Connection, World, a_long_time, client_of, utc_now
+from backup_lambda.tasks import Task
+from tests.backup_lambda.recorded import a_proven_backup, have_failure, have_manifest, have_progress, have_proof
+from tests.backup_lambda.world import World, client_of, until, utc_now
 
 ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+FIRST = "20261122T020000Z-3f9a2c1b"
 
 
 def assert_problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
@@ -51,19 +54,25 @@ async def test_a_backup_is_asked_for(api: httpx.AsyncClient, world: World) -> No
         "id": made["id"],
         "state": "queued",
         "label": "before the move",
+        "selection": None,
         "created_at": made["created_at"],
         "started_at": None,
         "ended_at": None,
         "progress": None,
+        "proof": None,
+        "unfinished_proof": None,
         "tables": [],
+        "not_backed_up": [],
         "rows": 0,
         "bytes": 0,
         "stored_bytes": 0,
+        "suspect": None,
         "reason": None,
+        "manifest_sha256": None,
         "announced": False,
         "requested_by": None,
     }
-    assert world.started == [made["id"]]
+    assert world.tasks == [Task(task="backup", backup_id=made["id"])]
     assert await world.keys() == [f"backups/{made['id']}/request.json"]
     assert (await api.get(f"/backups/{made['id']}")).json() == made
 
@@ -91,7 +100,7 @@ async def test_a_request_that_stopped_half_way_is_completed_by_its_repetition(wo
     """The function may end between any two of its steps."""
     key = {"Idempotency-Key": "run 9"}
 
-    async def lost(backup_id: str) -> None:
+    async def lost(task: Task) -> None:
         raise AwsUnavailable("Invoke was answered ServiceException")
 
     async with client_of(world, lost) as api:
@@ -114,6 +123,159 @@ async def test_a_repetition_after_the_start_starts_nothing(api: httpx.AsyncClien
     assert world.started == [made["id"]]
 
 
+async def test_some_tables_are_asked_for(api: httpx.AsyncClient, world: World) -> None:
+    key = {"Idempotency-Key": "run 12"}
+    made = (await api.post("/backups", json={"tables": ["scheduler.runs", "notes"]}, headers=key)).json()
+    assert made["selection"] == ["notes.notes", "scheduler.runs"]
+    asked = await world.read_json(f"backups/{made['id']}/request.json")
+    assert asked["tables"] == ["notes.notes", "scheduler.runs"]
+    again = await api.post("/backups", json={"tables": ["notes.notes", "scheduler.runs"]}, headers=key)
+    assert again.json()["id"] == made["id"], "the same tables in other words"
+    other = await api.post("/backups", json={"tables": ["notes.notes"]}, headers=key)
+    assert_problem(other, 422, "idempotency-key-reused")
+
+
+async def test_the_key_of_an_earlier_release_gives_the_backup_that_it_made(
+    api: httpx.AsyncClient, world: World
+) -> None:
+    """The digest of a request is the same whatever fields were added since."""
+    name = hashlib.sha256(b"run 13").hexdigest()
+    record = {"backup_id": FIRST, "request_sha256": hashlib.sha256(b'{"label":"daily"}').hexdigest()}
+    await world.write(f"idempotency/{name}.json", record)
+    again = await api.post("/backups", json={"label": "daily"}, headers={"Idempotency-Key": "run 13"})
+    assert again.json()["id"] == FIRST
+
+
+async def test_who_prefers_to_wait_gets_the_end(api: httpx.AsyncClient, world: World) -> None:
+    async def ends() -> bool:
+        if world.started:
+            await have_failure(world, world.started[0])
+        return bool(world.started)
+
+    headers = {"Prefer": "respond-async, wait=20"}
+    answer, _ = await asyncio.gather(api.post("/backups", json={}, headers=headers), until(ends))
+    assert (answer.status_code, answer.json()["state"]) == (200, "failed")
+    assert answer.headers["preference-applied"] == "wait=20"
+    assert answer.headers["location"] == f"backups/{answer.json()['id']}"
+
+
+async def test_who_waits_for_a_slow_backup_is_answered_in_time(api: httpx.AsyncClient) -> None:
+    answer = await api.post("/backups", json={}, headers={"Prefer": "wait=1"})
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
+    assert answer.headers["preference-applied"] == "wait=1"
+
+
+async def test_nobody_waits_longer_than_the_gateway(
+    api: httpx.AsyncClient, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backup_lambda.backups.LOOK_AGAIN_SECONDS", 0)
+    assert routes.MAX_WAIT_SECONDS + aws.CONFIG.connect_timeout < 29
+    key = {"Idempotency-Key": "run 14", "Prefer": "wait=3600"}
+    backup_id = (await api.post("/backups", json={}, headers={"Idempotency-Key": "run 14"})).json()["id"]
+    await have_failure(world, backup_id)
+    answer = await api.post("/backups", json={}, headers=key)
+    assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=25")
+
+
+@pytest.mark.parametrize("prefer", ["wait", "wait=", "wait=soon", "wait=-1", "nowait=5", "x=wait=5", "respond-async"])
+async def test_a_preference_that_is_none_is_ignored(api: httpx.AsyncClient, prefer: str) -> None:
+    answer = await api.post("/backups", json={}, headers={"Prefer": prefer})
+    assert answer.status_code == 202
+    assert "preference-applied" not in answer.headers
+
+
+@pytest.mark.parametrize("prefer", ["wait=0", 'Wait = "0"', "respond-async, wait=0; x=1", "wait=0, wait=9"])
+async def test_a_preference_is_understood_as_it_may_be_written(api: httpx.AsyncClient, prefer: str) -> None:
+    answer = await api.post("/backups", json={}, headers={"Prefer": prefer})
+    assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=0")
+
+
+async def test_a_bucket_that_is_away_while_a_client_waits_takes_no_answer_from_it(
+    api: httpx.AsyncClient, world: World
+) -> None:
+    """Without the answer the client would ask for a second backup."""
+    looks = 0
+
+    async def away(**_: Any) -> tuple[SimpleNamespace, dict[str, Any]] | None:
+        nonlocal looks
+        looks += 1
+        return None if looks == 1 else await answering("InternalError", 500)()
+
+    world.s3.meta.events.register("before-call.s3.ListObjectsV2", away)
+    answer = await api.post("/backups", json={}, headers={"Prefer": "wait=1"})
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
+    assert looks > 1
+
+
+async def test_a_backup_is_cancelled(api: httpx.AsyncClient, world: World) -> None:
+    backup_id = await world.wish()
+    await have_progress(world, backup_id)
+    for _ in range(2):
+        answer = await api.post(f"/backups/{backup_id}/cancel")
+        assert answer.status_code == 202
+        assert (answer.json()["state"], answer.json()["reason"]) == ("running", "it is being cancelled")
+    asked = await world.read_json(f"backups/{backup_id}/cancel.json")
+    assert asked.keys() == {"requested_by", "requested_at"}
+
+
+async def test_what_has_ended_cannot_be_cancelled(api: httpx.AsyncClient, world: World) -> None:
+    proven, failed = await a_proven_backup(world), await world.wish()
+    await have_failure(world, failed)
+    for backup_id, state in ((proven, "proven"), (failed, "failed")):
+        problem = assert_problem(await api.post(f"/backups/{backup_id}/cancel"), 409, "backup-ended")
+        assert problem["detail"] == f"It is {state}: there is nothing left to cancel."
+        assert f"backups/{backup_id}/cancel.json" not in await world.keys()
+    assert_problem(await api.post(f"/backups/{FIRST}/cancel"), 404, "backup-not-found")
+
+
+async def test_another_proof_is_asked_for(api: httpx.AsyncClient, world: World) -> None:
+    backup_id = await a_proven_backup(world)
+    world.tasks.clear()
+    answer = await api.post(f"/backups/{backup_id}/proofs", json={"accept_suspect": True})
+    assert (answer.status_code, answer.json()) == (202, {"backup_id": backup_id, "number": 2})
+    asked = httpx.URL(f"http://127.0.0.1:4566/_aws/execute-api/abc/v1/backups/{backup_id}/proofs")
+    assert str(asked.join(answer.headers["location"])) == str(asked).removesuffix("/proofs")
+    assert world.tasks == [Task(task="proof", backup_id=backup_id, number=2, accept_suspect=True)]
+
+    await have_proof(world, backup_id, 10, "unfinished")
+    assert (await api.post(f"/backups/{backup_id}/proofs", json={})).json()["number"] == 11
+    assert world.tasks[-1].accept_suspect is False
+
+
+@pytest.mark.parametrize("verdict", ["broken", "unfinished"])
+async def test_whatever_is_stored_may_be_proven_again(api: httpx.AsyncClient, world: World, verdict: str) -> None:
+    backup_id = await world.wish()
+    await have_manifest(world, backup_id, suspect="no rows")
+    await have_proof(world, backup_id, 1, verdict)
+    assert (await api.post(f"/backups/{backup_id}/proofs", json={})).status_code == 202
+
+
+async def test_what_is_at_work_or_holds_nothing_cannot_be_proven(api: httpx.AsyncClient, world: World) -> None:
+    queued, running, proving, announcing, failed, expired = [await world.wish() for _ in range(6)]
+    await have_progress(world, running)
+    await have_failure(world, failed)
+    for each in (proving, announcing, expired):
+        await have_manifest(world, each)
+        await have_proof(world, each)
+    await have_progress(world, proving, task="proof/2")
+    await have_progress(world, announcing, passes=4)
+    await world.write(f"backups/{expired}/expired.json", {})
+    world.tasks.clear()
+    for backup_id, said in [
+        (queued, "It is queued"),
+        (running, "it is running"),
+        (proving, "a proof of it is being made"),
+        (announcing, "a proof of it is being made"),
+        (failed, "It is failed"),
+        (expired, "It is expired"),
+    ]:
+        problem = assert_problem(await api.post(f"/backups/{backup_id}/proofs", json={}), 409, "backup-not-ready")
+        assert said in problem["detail"]
+    assert_problem(await api.post(f"/backups/{FIRST}/proofs", json={}), 404, "backup-not-found")
+    assert_problem(await api.post(f"/backups/{failed}/proofs", json={"accept": True}), 422, "invalid-request")
+    assert world.tasks == []
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "where"),
     [
@@ -122,7 +284,16 @@ async def test_a_repetition_after_the_start_starts_nothing(api: httpx.AsyncClien
         ({"label": 1}, {}, "#/label"),
         ({"label": "a\nReason: forged"}, {}, "#/label"),
         ({"label": "lone \ud800"}, {}, "#/label"),
-        ({"tables": ["notes.notes"]}, {}, "#/tables"),
+        ({"tables": []}, {}, "#/tables"),
+        ({"tables": ["notes.notes", "notes"]}, {}, "#/tables"),
+        ({"tables": ["notes."]}, {}, "#/tables"),
+        ({"tables": [".notes"]}, {}, "#/tables"),
+        ({"tables": [""]}, {}, "#/tables/0"),
+        ({"tables": ["notes.\0"]}, {}, "#/tables/0"),
+        ({"tables": ["n" * 128]}, {}, "#/tables/0"),
+        ({"tables": [f"notes.t{i}" for i in range(201)]}, {}, "#/tables"),
+        ({"tables": "notes.notes"}, {}, "#/tables"),
+        ({"other": 1}, {}, "#/other"),
         ([], {}, "#"),
         ({"a/b~ü": 1}, {}, "#/a~1b~0%C3%BC"),
         ({"\ud800": 1}, {}, "#"),
@@ -161,7 +332,7 @@ async def test_problems_are_problems(api: httpx.AsyncClient) -> None:
 
 
 async def test_an_unforeseen_error_is_a_problem_that_tells_nothing(world: World) -> None:
-    async def broken(backup_id: str) -> None:
+    async def broken(task: Task) -> None:
         raise RuntimeError("the password is hunter2")
 
     async with client_of(world, broken) as api:
@@ -187,7 +358,7 @@ async def test_pages_show_every_backup_once_newest_first(api: httpx.AsyncClient,
     now = datetime.now(UTC)
     times = [now - timedelta(seconds=7 * i) for i in range(60)]
     times += [now - timedelta(days=i, seconds=1) for i in range(1, 120)]
-    times += [now - timedelta(days=400 * i) for i in range(1, 27)]
+    times += [now - timedelta(days=400 * i) for i in range(1, 24)]
     ids = sorted({f"{time:%Y%m%dT%H%M%SZ}-{i:08x}" for i, time in enumerate(times)}, reverse=True)
     for each in ids:
         request = {"id": each, "created_at": now, "label": None, "requested_by": None}
@@ -226,7 +397,7 @@ async def test_a_backup_that_cannot_be_read_does_not_hide_the_others(api: httpx.
         whole: ("queued", None),
         newer: ("failed", "unreadable: manifest.json is not one that this release reads"),
         headless: ("failed", "unreadable: request.json is missing"),
-        bodiless: ("failed", "unreadable: No backup has this id."),
+        bodiless: ("failed", "unreadable: request.json is missing"),
     }
     problem = assert_problem(await api.get(f"/backups/{newer}"), 500, "backup-unreadable")
     assert problem["detail"] == "manifest.json is not one that this release reads"
@@ -247,10 +418,8 @@ async def test_an_empty_bucket_has_an_empty_page(api: httpx.AsyncClient) -> None
     assert (await api.get("/backups")).json() == {"items": [], "next_cursor": None, "has_more": False}
 
 
-async def test_states_are_which_objects_exist(
-    api: httpx.AsyncClient, world: World, worker: Worker, owner: Connection
-) -> None:
-    await owner.execute("create table notes.notes (id int primary key)")
+async def test_a_backup_without_an_end_is_running_or_lost(api: httpx.AsyncClient, world: World) -> None:
+    """Those with a manifest are in test_states.py."""
     backup_id = await world.wish("nightly")
 
     async def shown() -> dict[str, Any]:
@@ -264,8 +433,21 @@ async def test_states_are_which_objects_exist(
     await lease.renew()
     running = await shown()
     assert running["state"] == "running"
-    assert running["progress"] == {"stage": "copying", "rows": 100, "bytes": 5000, "percent": 25}
+    rate = running["progress"].pop("rows_per_second")
+    assert running["progress"] == {
+        "stage": "copying",
+        "rows": 100,
+        "bytes": 5000,
+        "percent": 25,
+        "bytes_per_second": pytest.approx(50 * rate),
+        "seconds_left": round(300 / rate),
+    }
 
+    lease.progress.reason = "PutObject was answered SlowDown"
+    await lease.renew()
+    assert ((await shown())["state"], (await shown())["reason"]) == ("running", "PutObject was answered SlowDown")
+    lease.progress.reason = None
+    await lease.renew()
     await world.let_die(backup_id)
     due = await shown()
     assert due["state"] == "running"
@@ -278,35 +460,39 @@ async def test_states_are_which_objects_exist(
 
     lease = await Lease.take(world.store, f"backups/{backup_id}/progress.json", utc_now)
     assert lease
-    await lease.release("PutObject was answered SlowDown")
-    assert ((await shown())["state"], (await shown())["reason"]) == ("running", "PutObject was answered SlowDown")
-    await world.let_die(backup_id)  # that was the last attempt: no other is to be expected
+    await lease.release("PutObject was answered SlowDown")  # that was the last attempt: no other is to be expected
     lost = await shown()
     assert (lost["state"], lost["reason"]) == ("failed", "lost: PutObject was answered SlowDown")
     assert lost["ended_at"]
     assert not lost["announced"]
 
-    assert await worker.back_up(backup_id, a_long_time) == "stored"
-    stored = await shown()
-    assert (stored["state"], stored["label"], stored["reason"], stored["progress"]) == ("stored", "nightly", None, None)
-    assert stored["requested_by"] == "arn:aws:iam::1:user/ops"
-    assert stored["started_at"] == running["started_at"]
-    assert stored["announced"]
 
+async def test_a_backup_shows_what_it_holds_and_that_it_is_proven(api: httpx.AsyncClient, world: World) -> None:
+    foreign = {"name": "notes.far", "reason": "a foreign table: its rows are on another server"}
+    backup_id = await a_proven_backup(world, not_backed_up=[foreign])
     failed_id = await world.wish()
-    await world.write(
-        f"backups/{failed_id}/failure.json",
-        {
-            "request": await world.read_json(f"backups/{failed_id}/request.json"),
-            "reason": "PostgreSQL: gone",
-            "started_at": datetime.now(UTC),
-            "ended_at": datetime.now(UTC),
-        },
-    )
-    failed = (await api.get(f"/backups/{failed_id}")).json()
-    assert (failed["state"], failed["reason"]) == ("failed", "PostgreSQL: gone")
+    await have_failure(world, failed_id)
+    shown = (await api.get(f"/backups/{backup_id}")).json()
+    assert shown["state"] == "proven"
+    assert shown["tables"] == [
+        {"name": "notes.notes", "rows": 12, "bytes": 1200, "stored_bytes": 360, "sha256": "5" * 64}
+    ]
+    assert (shown["rows"], shown["bytes"], shown["stored_bytes"]) == (12, 1200, 360)
+    assert shown["not_backed_up"] == [foreign]
+    assert shown["proof"] == {
+        "number": 1,
+        "verdict": "proven",
+        "reason": None,
+        "requested_by": None,
+        "started_at": "2026-11-22T02:03:00Z",
+        "ended_at": "2026-11-22T02:05:00Z",
+        "server": "18.1",
+        "rows": 12,
+        "differences": [],
+        "differences_found": 0,
+    }
     assert {item["id"]: item["state"] for item in (await api.get("/backups")).json()["items"]} == {
-        backup_id: "stored",
+        backup_id: "proven",
         failed_id: "failed",
     }
 

@@ -28,6 +28,7 @@ def handler(event, context):
     sqs = botocore.session.get_session().create_client("sqs", region_name=os.environ["AWS_REGION"])
     sqs.send_message(QueueUrl=os.environ["QUEUE_URL"], MessageBody=json.dumps(event))
 """
+THE_TASK = {"task": "backup", "number": None, "requested_by": None, "accept_suspect": False}
 ANYBODY = {
     "Version": "2012-10-17",
     "Statement": [
@@ -135,18 +136,32 @@ async def relay_function(queue_url: str) -> AsyncIterator[str]:
         await functions.delete_function(FunctionName=name)
 
 
+@pytest.fixture
+async def worker_settings(
+    settings: dict[str, str], world: World, cluster: Cluster, database: str
+) -> AsyncIterator[dict[str, str]]:
+    """With secrets, and a signing key in KMS."""
+    async with aws.clients("secretsmanager", "kms") as (secrets_manager, kms):
+        urls = {
+            "DATABASE": cluster.url("notes_backup", database),
+            "PROOF_DATABASE": cluster.url("notes_proof", "postgres"),
+        }
+        for name, url in urls.items():
+            secret = await secrets_manager.create_secret(Name=f"{world.bucket}-{name}", SecretString=url)
+            settings = settings | {f"HOLDFAST_{name}_SECRET": secret["ARN"]}
+        key = await kms.create_key(KeySpec="ECC_NIST_EDWARDS25519", KeyUsage="SIGN_VERIFY")
+        yield settings | {"HOLDFAST_SIGNING_KEY": key["KeyMetadata"]["Arn"]}
+
+
 async def test_a_backup_from_the_gateway_to_the_bucket(
-    settings: dict[str, str], world: World, cluster: Cluster, database: str, owner: Connection
+    settings: dict[str, str], worker_settings: dict[str, str], world: World, owner: Connection
 ) -> None:
     await owner.execute("create table notes.notes as select i as id from generate_series(1, 10) i")
-    async with aws.clients("secretsmanager") as (keeper,):
-        url = cluster.url("notes_backup", database)
-        secret = await keeper.create_secret(Name=world.bucket, SecretString=url)
     handed_on = (await world.sqs.create_queue(QueueName=f"{world.bucket}-relay"))["QueueUrl"]
     async with (
         relay_function(handed_on) as worker_name,
         function("api", settings | {"HOLDFAST_WORKER_FUNCTION": worker_name}) as api,
-        function("worker", settings | {"HOLDFAST_DATABASE_SECRET": secret["ARN"]}) as worker,
+        function("worker", worker_settings) as worker,
         httpx.AsyncClient(transport=(gateway := Gateway(api)), base_url="https://api/") as client,
     ):
         asked = await client.post("/backups", json={"label": "by ops"}, headers={"X-Request-Id": "the-clients"})
@@ -159,16 +174,31 @@ async def test_a_backup_from_the_gateway_to_the_bucket(
             found: list[dict[str, Any]] = answer.get("Messages", [])
             return found
 
+        backup_id = asked.json()["id"]
         [message] = await until(handed)
         event = json.loads(message["Body"])
-        assert event == {"task": "backup", "backup_id": asked.json()["id"]}
-        done = {"backup_id": asked.json()["id"], "outcome": "stored"}
+        assert event == THE_TASK | {"backup_id": backup_id}
+        done = {"backup_id": backup_id, "outcome": "proven"}
         assert await worker.invoke(event) == {"result": done}
         assert await worker.invoke(event) == {"result": done | {"outcome": "left alone"}}
 
         shown = await client.get(f"/{asked.headers['location']}")
-        assert (shown.json()["state"], shown.json()["rows"]) == ("stored", 10)
-        assert (await client.get("/backups")).json()["items"] == [shown.json()]
+        assert (shown.json()["state"], shown.json()["rows"]) == ("proven", 10)
+        [listed] = (await client.get("/backups")).json()["items"]
+        assert (listed["id"], listed["state"]) == (backup_id, "proven")
+
+        proof = await client.post(f"/backups/{backup_id}/proofs", json={})
+        assert proof.status_code == 202
+        [message] = await until(handed)
+        event = json.loads(message["Body"])
+        assert event == THE_TASK | {
+            "task": "proof",
+            "backup_id": backup_id,
+            "number": 2,
+            "requested_by": "arn:aws:iam::123456789012:user/ops",
+        }
+        assert await worker.invoke(event) == {"result": done}
+        assert (await world.read_json(f"backups/{backup_id}/proof/2.json"))["verdict"] == "proven"
 
 
 async def test_problems_come_through_the_gateway(settings: dict[str, str]) -> None:
@@ -189,7 +219,22 @@ async def test_problems_come_through_the_gateway(settings: dict[str, str]) -> No
         assert answer.json()["request_id"] == gateway.request_id
 
 
-@pytest.mark.parametrize("event", [{}, {"task": "backup"}, {"task": "backup", "backup_id": "../x"}, {"Records": []}])
+AN_ID = "20261122T020000Z-3f9a2c1b"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"task": "backup"},
+        {"task": "backup", "backup_id": "../x"},
+        {"task": "backup", "backup_id": AN_ID, "number": 1},
+        {"task": "proof", "backup_id": AN_ID},
+        {"task": "proof", "backup_id": AN_ID, "number": 0},
+        {"task": "restore", "backup_id": AN_ID},
+        {"Records": []},
+    ],
+)
 async def test_unknown_events_are_refused(settings: dict[str, str], event: object) -> None:
     async with function("api", settings) as api, function("worker", settings) as worker:
         for each in (api, worker):
@@ -204,9 +249,20 @@ async def test_a_function_with_wrong_settings_says_which(settings: dict[str, str
     assert "hunter2" not in said["message"]
 
 
-async def test_a_backup_whose_secret_cannot_be_read_is_tried_again(settings: dict[str, str], world: World) -> None:
+MISSING = "arn:aws:secretsmanager:us-east-1:000000000000:secret:missing-AbCdEf"
+
+
+@pytest.mark.parametrize("name", ["HOLDFAST_DATABASE_SECRET", "HOLDFAST_PROOF_DATABASE_SECRET", "HOLDFAST_SIGNING_KEY"])
+async def test_a_backup_whose_secret_cannot_be_read_is_tried_again(
+    worker_settings: dict[str, str], world: World, owner: Connection, name: str
+) -> None:
+    """Once more it is the end: a failure, or a backup that is stored and not proven."""
+    await owner.execute("create table notes.notes as select i as id from generate_series(1, 10) i")
     backup_id = await world.wish()
-    missing = "arn:aws:secretsmanager:us-east-1:000000000000:secret:missing-AbCdEf"
-    async with function("worker", settings | {"HOLDFAST_DATABASE_SECRET": missing}) as worker:
-        said = await worker.invoke({"task": "backup", "backup_id": backup_id})
-    assert said == {"error": "AwsRefused", "message": "GetSecretValue was answered ResourceNotFoundException"}
+    task = {"task": "backup", "backup_id": backup_id}
+    async with function("worker", worker_settings | {name: MISSING}) as worker:
+        said = await worker.invoke(task)
+        assert said == {"error": "AwsRefused", "message": "GetSecretValue was answered ResourceNotFoundException"}
+        ended = await worker.invoke(task)
+    outcome = "stored" if name == "HOLDFAST_PROOF_DATABASE_SECRET" else "failed"
+    assert ended == {"result": {"backup_id": backup_id, "outcome": outcome}}

@@ -9,13 +9,48 @@ from backup_lambda.settings import ApiSettings, SettingsError, WorkerSettings
 
 TOPIC = "arn:aws:sns:us-east-1:1:backups"
 SECRET = "arn:aws:secretsmanager:us-east-1:1:secret:url"
-WORKER = {"HOLDFAST_BUCKET": "backups", "HOLDFAST_TOPIC_ARN": TOPIC, "HOLDFAST_DATABASE_SECRET": SECRET}
+KEY = "arn:aws:kms:us-east-1:1:key/1"
+WORKER = {
+    "HOLDFAST_BUCKET": "backups",
+    "HOLDFAST_TOPIC_ARN": TOPIC,
+    "HOLDFAST_DATABASE_SECRET": SECRET,
+    "HOLDFAST_PROOF_DATABASE_SECRET": SECRET,
+    "HOLDFAST_SIGNING_KEY": KEY,
+}
 
 
 def test_settings_are_read_from_variables_with_our_prefix() -> None:
     settings = WorkerSettings.from_env({**WORKER, "HOLDFAST_SCHEMAS": "notes, other", "PATH": "/bin"})
     assert (settings.bucket, settings.schemas) == ("backups", ("notes", "other"))
     assert WorkerSettings.from_env(WORKER).schemas == ("notes", "scheduler")
+
+
+def test_every_setting_of_the_worker_can_be_given() -> None:
+    given = {
+        "HOLDFAST_INCLUDE_TABLES": "notes.*, scheduler.schedules",
+        "HOLDFAST_EXCLUDE_TABLES": "notes.idempotency_keys",
+        "HOLDFAST_PROVE": "on_demand",
+        "HOLDFAST_REPROVE_AFTER_DAYS": "0",
+        "HOLDFAST_PROOF_ROOM_BYTES": "5000000000",
+        "HOLDFAST_SUSPECT_FALL_PERCENT": "20",
+        "HOLDFAST_OBJECT_LOCK_DAYS": "35",
+        "HOLDFAST_FORMER_KEYS": f"{'a' * 64}, {'b' * 64}",
+    }
+    settings = WorkerSettings.from_env(WORKER | given)
+    assert settings.include_tables == ("notes.*", "scheduler.schedules")
+    assert settings.exclude_tables == ("notes.idempotency_keys",)
+    assert (settings.prove, settings.reprove_after_days, settings.proof_room_bytes) == ("on_demand", 0, 5_000_000_000)
+    assert (settings.suspect_fall_percent, settings.object_lock_days) == (20, 35)
+    assert settings.former_keys == ("a" * 64, "b" * 64)
+    assert given.keys() | WORKER.keys() | {"HOLDFAST_SCHEMAS"} == {
+        f"HOLDFAST_{name.upper()}" for name in WorkerSettings.model_fields
+    }
+
+
+def test_what_is_empty_excludes_and_limits_nothing() -> None:
+    """A template's parameter that nobody filled in arrives so."""
+    empty = {"HOLDFAST_EXCLUDE_TABLES": "", "HOLDFAST_FORMER_KEYS": " ", "HOLDFAST_PROOF_ROOM_BYTES": ""}
+    assert WorkerSettings.from_env(WORKER | empty) == WorkerSettings.from_env(WORKER)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +61,21 @@ def test_settings_are_read_from_variables_with_our_prefix() -> None:
         ({"HOLDFAST_TOPIC_ARN": "s3cret"}, "HOLDFAST_TOPIC_ARN: "),
         ({"HOLDFAST_SCHEMAS": "notes,,scheduler"}, "HOLDFAST_SCHEMAS: "),
         ({"HOLDFAST_DATABASE_SECRET": "postgresql://u:s3cret@h/d"}, "HOLDFAST_DATABASE_SECRET: "),
+        ({"HOLDFAST_PROOF_DATABASE_SECRET": "postgresql://u:s3cret@h/d"}, "HOLDFAST_PROOF_DATABASE_SECRET: "),
+        ({"HOLDFAST_SIGNING_KEY": "-----BEGIN PRIVATE KEY-----s3cret"}, "HOLDFAST_SIGNING_KEY: "),
+        ({"HOLDFAST_SIGNING_KEY": "arn:aws:s3:us-east-1:1:s3cret"}, "HOLDFAST_SIGNING_KEY: "),
+        ({"HOLDFAST_FORMER_KEYS": "abc"}, "HOLDFAST_FORMER_KEYS: "),
+        ({"HOLDFAST_INCLUDE_TABLES": ""}, "HOLDFAST_INCLUDE_TABLES: "),
+        ({"HOLDFAST_EXCLUDE_TABLES": "a.b,,"}, "HOLDFAST_EXCLUDE_TABLES: "),
+        ({"HOLDFAST_PROVE": "never"}, "HOLDFAST_PROVE: "),
+        ({"HOLDFAST_REPROVE_AFTER_DAYS": ""}, "HOLDFAST_REPROVE_AFTER_DAYS: "),
+        ({"HOLDFAST_REPROVE_AFTER_DAYS": "-1"}, "HOLDFAST_REPROVE_AFTER_DAYS: "),
+        ({"HOLDFAST_REPROVE_AFTER_DAYS": "a month"}, "HOLDFAST_REPROVE_AFTER_DAYS: "),
+        ({"HOLDFAST_PROOF_ROOM_BYTES": "0"}, "HOLDFAST_PROOF_ROOM_BYTES: "),
+        ({"HOLDFAST_PROOF_ROOM_BYTES": "1e9"}, "HOLDFAST_PROOF_ROOM_BYTES: "),
+        ({"HOLDFAST_SUSPECT_FALL_PERCENT": "0"}, "HOLDFAST_SUSPECT_FALL_PERCENT: "),
+        ({"HOLDFAST_SUSPECT_FALL_PERCENT": "101"}, "HOLDFAST_SUSPECT_FALL_PERCENT: "),
+        ({"HOLDFAST_OBJECT_LOCK_DAYS": "1.5"}, "HOLDFAST_OBJECT_LOCK_DAYS: "),
     ],
 )
 def test_wrong_settings_are_named_and_not_shown(change: dict[str, str], said: str) -> None:

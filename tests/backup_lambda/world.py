@@ -11,15 +11,17 @@ from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from backup_lambda import aws, backups
 from backup_lambda.app import create_app
 from backup_lambda.lease import TAKEN_OVER_WITHIN
+from backup_lambda.making import Means
 from backup_lambda.notices import Topic
 from backup_lambda.schemas import BackupIn
 from backup_lambda.store import S3Store
+from backup_lambda.tasks import Task
 from backup_lambda.worker import Worker
-from tests.servers import Aws
 
 T = TypeVar("T")
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -40,14 +42,16 @@ class World:
     bucket: str
     topic: Topic
     queue_url: str
-    started: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)  # the backups of the tasks
+    tasks: list[Task] = field(default_factory=list)
 
     @property
     def store(self) -> S3Store:
         return S3Store(self.s3, self.bucket)
 
-    async def start_worker(self, backup_id: str) -> None:
-        self.started.append(backup_id)
+    async def start_worker(self, task: Task) -> None:
+        self.started.append(task.backup_id)
+        self.tasks.append(task)
 
     async def wish(self, label: str | None = None) -> str:
         """Ask for a backup, as the API does; its id."""
@@ -96,11 +100,41 @@ class World:
                 await self.sqs.delete_message(QueueUrl=self.queue_url, ReceiptHandle=each["ReceiptHandle"])
 
 
-def worker_for(world: World, url: str) -> Worker:
+class Signing:
+    """A signer whose key the tests hold."""
+
+    def __init__(self) -> None:
+        self.key = Ed25519PrivateKey.generate()
+
+    async def public_key(self) -> bytes:
+        return self.key.public_key().public_bytes_raw()
+
+    async def sign(self, message: bytes) -> bytes:
+        return self.key.sign(message)
+
+
+SIGNER = Signing()
+
+
+def worker_for(world: World, url: str, proof_url: str = "", **means: Any) -> Worker:
+    """Without a URL for proofs it only stores. `means` are fields of Means."""
+
     async def database_url() -> str:
         return url
 
-    return Worker(world.store, world.topic, database_url, SCHEMAS, utc_now)
+    async def url_for_proofs() -> str:
+        return proof_url
+
+    given: dict[str, Any] = {
+        "store": world.store,
+        "database_url": database_url,
+        "proof_url": url_for_proofs,
+        "signer": SIGNER,
+        "now": utc_now,
+        "schemas": SCHEMAS,
+        "proves_always": bool(proof_url),
+    }
+    return Worker(Means(**given | means), world.topic)
 
 
 async def until(met: Callable[[], Awaitable[T | None]], seconds: float = 60) -> T:
@@ -118,7 +152,7 @@ def a_long_time() -> float:
 
 
 @asynccontextmanager
-async def client_of(world: World, start_worker: Callable[[str], Awaitable[None]]) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(world: World, start_worker: Callable[[Task], Awaitable[None]]) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(world.store, world.topic, start_worker)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
@@ -127,39 +161,31 @@ async def client_of(world: World, start_worker: Callable[[str], Awaitable[None]]
 
 @asynccontextmanager
 async def a_world() -> AsyncIterator[World]:
-    """A bucket, a topic and a queue that hears it, all new. The environment names the account."""
-    name = f"test-{secrets.token_hex(6)}"
+    """The environment names the account."""
     async with aws.clients("s3", "sns", "sqs") as (s3, sns, sqs):
-        await s3.create_bucket(Bucket=name)
-        topic_arn = (await sns.create_topic(Name=name))["TopicArn"]
-        queue_url = (await sqs.create_queue(QueueName=name))["QueueUrl"]
-        attributes = await sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
-        queue_arn = attributes["Attributes"]["QueueArn"]
-        policy = {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Effect": "Allow",
-                    "Principal": {"Service": "sns.amazonaws.com"},
-                    "Action": "sqs:SendMessage",
-                    "Resource": queue_arn,
-                    "Condition": {"ArnEquals": {"aws:SourceArn": topic_arn}},
-                }
-            ],
-        }
-        await sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"Policy": json.dumps(policy)})
-        await sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=queue_arn)
-        yield World(s3, sns, sqs, name, Topic(sns, topic_arn), queue_url)
+        yield await a_world_of(s3, sns, sqs)
 
 
-def aws_variables(account: Aws) -> dict[str, str]:
-    """What botocore reads of the environment, and nothing of this machine's own."""
-    return {
-        "AWS_ENDPOINT_URL": account.endpoint_url,
-        "AWS_DEFAULT_REGION": account.region,
-        "AWS_ACCESS_KEY_ID": account.access_key,
-        "AWS_SECRET_ACCESS_KEY": account.secret_key,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+async def a_world_of(s3: Any, sns: Any, sqs: Any) -> World:
+    """A bucket, a topic and a queue that hears it, all new."""
+    name = f"test-{secrets.token_hex(6)}"
+    await s3.create_bucket(Bucket=name)
+    topic_arn = (await sns.create_topic(Name=name))["TopicArn"]
+    queue_url = (await sqs.create_queue(QueueName=name))["QueueUrl"]
+    attributes = await sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
+    queue_arn = attributes["Attributes"]["QueueArn"]
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "sns.amazonaws.com"},
+                "Action": "sqs:SendMessage",
+                "Resource": queue_arn,
+                "Condition": {"ArnEquals": {"aws:SourceArn": topic_arn}},
+            }
+        ],
     }
+    await sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"Policy": json.dumps(policy)})
+    await sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=queue_arn)
+    return World(s3, sns, sqs, name, Topic(sns, topic_arn), queue_url)

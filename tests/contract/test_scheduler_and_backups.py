@@ -3,19 +3,23 @@
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import get_args
 from uuid import UUID
 
 import httpx
 import pytest
 
+from backup_lambda import mail as words
 from backup_lambda import notices
 from backup_lambda.app import create_app
+from backup_lambda.endings import Ending
 from backup_lambda.errors import AwsRefused
-from backup_lambda.schemas import Backup
+from backup_lambda.schemas import Backup, State
 from deploy.local import mail
-from scheduler import alarms
+from scheduler import alarms, steps
 from scheduler.backups import Backups, BackupsRefused, BackupsUnavailable
 from scheduler.models import Run
+from tests.backup_lambda.recorded import have_failure, have_manifest, have_progress, have_proof
 from tests.backup_lambda.world import World, worker_for
 
 KEY = "01a2041d-ef55-7997-8f7e-b424b3fb72f5"
@@ -57,6 +61,50 @@ async def test_a_run_sees_that_nobody_was_told_how_its_backup_ended(backups: Bac
     assert (ended.state, ended.announced) == ("failed", False)
 
 
+def test_a_run_knows_what_every_state_of_a_backup_means_for_it() -> None:
+    assert set(get_args(State)) == {"queued", "running", *steps.SUCCEEDED, *steps.FAILED}
+    assert not steps.SUCCEEDED & steps.FAILED.keys()
+
+
+async def test_a_run_waits_for_the_proof_of_its_backup(backups: Backups, world: World) -> None:
+    backup = await backups.start(None, KEY)
+    await have_manifest(world, backup.id)
+    await have_progress(world, backup.id, passes=4, stage="restoring")
+    assert (await backups.show(backup.id)).state == "running"
+    await have_proof(world, backup.id)
+    proven = await backups.show(backup.id)
+    assert (proven.state, proven.reason, proven.announced) == ("proven", None, False)
+    assert proven.proof
+    assert proven.ended_at
+    assert proven.proof.ended_at > proven.ended_at
+
+
+@pytest.mark.parametrize(
+    ("verdict", "suspect", "learnt"),
+    [
+        ("unfinished", None, ("stored", "not proven: the proof server is away")),
+        ("proven", "no rows", ("suspect", "no rows")),
+        ("broken", "no rows", ("broken", "block of notes.notes, block 3: expected f1d2, found 0000")),
+    ],
+)
+async def test_a_run_learns_what_its_backup_lacks(
+    backups: Backups, world: World, verdict: str, suspect: str | None, learnt: tuple[str, str]
+) -> None:
+    backup = await backups.start(None, KEY)
+    await have_manifest(world, backup.id, suspect=suspect)
+    await have_proof(world, backup.id, 1, verdict)
+    await have_progress(world, backup.id, passes=4, announced=True)
+    ended = await backups.show(backup.id)
+    assert (ended.state, ended.reason, ended.announced) == (*learnt, True)
+
+
+async def test_a_run_sees_that_its_backup_was_cancelled(backups: Backups, world: World) -> None:
+    backup = await backups.start(None, KEY)
+    await have_failure(world, backup.id, outcome="cancelled", reason="somebody asked for it")
+    ended = await backups.show(backup.id)
+    assert (ended.state, ended.reason) == ("cancelled", "somebody asked for it")
+
+
 async def test_what_will_not_change_is_refused_with_the_reason(backups: Backups) -> None:
     with pytest.raises(BackupsRefused, match="404"):
         await backups.show("20261122T020000Z-3f9a2c1b")
@@ -82,9 +130,10 @@ async def test_mails_have_the_text_that_the_function_wrote(world: World) -> None
         reason="no disk",
         requested_by=None,
     )
-    await notices.publish(world.topic, backup)
+    ending = Ending(backup, now)
+    await notices.publish(world.topic, ending)
     (notification,) = await world.notices()
-    assert mail.text_of(notification) == notices.text_of(backup)
+    assert mail.text_of(notification) == words.text_of(ending)
 
 
 async def test_mails_have_the_text_that_the_scheduler_wrote(world: World) -> None:

@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
-from backup_lambda.backups import STARTED_WITHIN
 from backup_lambda.lease import LAST_ATTEMPT, LEASE
+from backup_lambda.routes import MAX_WAIT_SECONDS
 from backup_lambda.settings import ApiSettings, WorkerSettings
+from backup_lambda.states import STARTED_WITHIN
 from deploy.local import emulator
 from deploy.local.aws import TEMPLATE
 from deploy.local.settings import ROOT
@@ -30,6 +31,10 @@ def test_every_route_has_one_gateway_method_and_the_other_way_round() -> None:
     assert sorted(methods) == sorted(routes)
 
 
+def test_a_client_that_waits_is_answered_before_the_function_and_the_gateway_give_up() -> None:
+    assert MAX_WAIT_SECONDS + 2 < of_type("Lambda::Function")["Api"]["Timeout"] < 29
+
+
 def test_the_worker_knows_its_last_attempt() -> None:
     (invocation,) = of_type("Lambda::EventInvokeConfig").values()
     assert 1 + invocation["MaximumRetryAttempts"] == LAST_ATTEMPT
@@ -46,7 +51,6 @@ def test_a_dead_workers_lease_has_ended_when_the_next_attempt_comes() -> None:
 
 
 def test_the_functions_have_the_settings_that_they_ask_for() -> None:
-
     for function, settings in (("Api", ApiSettings), ("Worker", WorkerSettings)):
         variables = of_type("Lambda::Function")[function]["Environment"]["Variables"]
         required = {f"HOLDFAST_{name.upper()}" for name, each in settings.model_fields.items() if each.is_required()}
