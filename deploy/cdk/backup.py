@@ -1,29 +1,24 @@
 """The backup stack: gateway, two functions from one package, bucket, topic, dead letters, alarms.
 
-Who may do what is in policies.py. CDK's own grants and generated policies stay unused.
+Who may do what is in policies.py, what goes off in alarms.py. CDK's own grants and generated policies stay unused.
 """
 
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from aws_cdk import (
-    Acknowledgment,
     Aws,
     BootstraplessSynthesizer,
-    CfnCondition,
     CfnElement,
     CfnOutput,
-    CfnParameter,
     Duration,
     Fn,
     RemovalPolicy,
     Stack,
-    Validations,
 )
 from aws_cdk import aws_apigateway as apigateway
-from aws_cdk import aws_cloudwatch as cloudwatch
-from aws_cdk import aws_cloudwatch_actions as cloudwatch_actions
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_destinations as destinations
@@ -33,7 +28,8 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from deploy.cdk import policies
+from deploy.cdk import alarms, policies
+from deploy.cdk.parameters import Parameters
 
 STAGE = "v1"
 ROUTES = (
@@ -41,10 +37,14 @@ ROUTES = (
     ("GET", "/backups"),
     ("GET", "/backups/before/{backup_id}"),
     ("GET", "/backups/{backup_id}"),
+    ("POST", "/backups/{backup_id}/cancel"),
+    ("POST", "/backups/{backup_id}/proofs"),
+    ("GET", "/backups/{backup_id}/tables/{table}"),
     ("POST", "/subscriptions"),
     ("GET", "/subscriptions"),
 )
 WORKER_TIMEOUT = Duration.minutes(15)  # Lambda's longest
+API_TIMEOUT = Duration.seconds(28)  # `Prefer: wait=25` must fit in, and the gateway gives up after 29 s
 KEEP_LOGS = logs.RetentionDays.THREE_MONTHS
 ACCESS_LOG = {
     "requestId": "$context.requestId",
@@ -70,22 +70,24 @@ class BackupStack(Stack):
             synthesizer=BootstraplessSynthesizer(),
             termination_protection=True,
         )
-        secret = CfnParameter(
-            self, "DatabaseSecretArn", description="Secret whose string is the postgresql:// URL of role notes_backup"
-        )
-        Validations.of(self).acknowledge(
-            Acknowledgment(id="CloudFormation-Validate::W2509", reason="It is the secret's name, not the secret")
-        )
-        self.secret_arn = secret.value_as_string
+        self.parameters = Parameters(self)
         self.code = lambda_.Code.from_cfn_parameters(
-            bucket_name_param=CfnParameter(self, "CodeBucket", description="Bucket of the functions' package"),
-            object_key_param=CfnParameter(self, "CodeKey", description="A new package needs a new key to be deployed"),
+            bucket_name_param=self.parameters.code_bucket, object_key_param=self.parameters.code_key
         )
+        self.encryption = policies.Encryption(self.parameters.kms_key, self.parameters.encrypted_by_kms)
         self._storage()
         self._functions()
         methods = self._gateway()
         self._resource_policies()
-        self._alarms()
+        alarms.add(
+            self,
+            self.topic,
+            dead_letters=self.dead_letters,
+            gateway=self.gateway,
+            worker=self.worker,
+            api=self.api,
+            nearly_over=0.8 * WORKER_TIMEOUT.to_milliseconds(),
+        )
         self._outputs(methods)
 
     def _storage(self) -> None:
@@ -95,71 +97,99 @@ class BackupStack(Stack):
             # Known beforehand, so that a stack made anew can take over the backups of the one before it.
             bucket_name=f"{Aws.STACK_NAME}-{Aws.ACCOUNT_ID}-{Aws.REGION}",
             versioned=True,
-            encryption=s3.BucketEncryption.S3_MANAGED,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             lifecycle_rules=[
                 s3.LifecycleRule(id="AbandonedUploads", abort_incomplete_multipart_upload_after=Duration.days(1))
             ],
             removal_policy=RemovalPolicy.RETAIN,
         )
+        self._encrypt_and_lock()
         self.topic = sns.Topic(self, "Topic", topic_name=f"{Aws.STACK_NAME}-events")
         self.dead_letters = sqs.Queue(
             self, "DeadLetters", encryption=sqs.QueueEncryption.SQS_MANAGED, retention_period=Duration.days(14)
         )
 
+    def _encrypt_and_lock(self) -> None:
+        """By parameter, which CDK's own bucket cannot. No default retention: what is rewritten must not be locked."""
+        bucket = self.bucket.node.default_child
+        assert isinstance(bucket, s3.CfnBucket)
+        by_s3 = {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+        by_kms = {
+            "BucketKeyEnabled": True,  # else each object asks KMS
+            "ServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": self.encryption.key_arn},
+        }
+        bucket.bucket_encryption = s3.CfnBucket.BucketEncryptionProperty(
+            server_side_encryption_configuration=[Fn.condition_if(self.encryption.by_kms.logical_id, by_kms, by_s3)]
+        )
+        bucket.object_lock_enabled = Fn.condition_if(self.parameters.locked.logical_id, True, Aws.NO_VALUE)
+
     def _functions(self) -> None:
         settings = {"HOLDFAST_BUCKET": self.bucket.bucket_name, "HOLDFAST_TOPIC_ARN": self.topic.topic_arn}
-        worker_log, api_log = self._log_group("WorkerLog"), self._log_group("ApiLog")
+        self._make_worker(settings)
+        self._make_api({**settings, "HOLDFAST_WORKER_FUNCTION": self.worker.function_name})
+
+    def _make_worker(self, settings: Mapping[str, str]) -> None:
+        log = self._log_group("WorkerLog")
         self.worker_role = self._role(
             "WorkerRole",
             policies.worker_function(
                 bucket_arn=self.bucket.bucket_arn,
                 topic_arn=self.topic.topic_arn,
                 dead_letters_arn=self.dead_letters.queue_arn,
-                secret_arn=self.secret_arn,
-                log_arn=worker_log.log_group_arn,
+                secret_arns=[self.parameters.database_secret, self.parameters.proof_database_secret],
+                signing_key_arn=self.parameters.signing_key,
+                encryption=self.encryption,
+                locked=self.parameters.locked,
+                log_arn=log.log_group_arn,
             ),
+            # A backup that takes longer than a function may runs as a task, with the same rights.
+            "ecs-tasks.amazonaws.com",
         )
-        self.worker = lambda_.Function(
-            self,
+        self.worker = self._function(
             "Worker",
-            description="Reads the database in one snapshot and streams it to the bucket",
-            code=self.code,
-            handler="backup_lambda.handler.worker",
-            runtime=lambda_.Runtime.PYTHON_3_13,
-            architecture=lambda_.Architecture.ARM_64,
+            description="Reads the database in one snapshot, streams it to the bucket, and proves that it restores",
             memory_size=1769,  # MB, at which Lambda gives one whole CPU
             timeout=WORKER_TIMEOUT,
-            reserved_concurrent_executions=2,  # a backup, and the next one when the first hangs
+            reserved_concurrent_executions=2,  # a backup, and a proof or the next backup when the first hangs
             retry_attempts=1,
             max_event_age=Duration.hours(1),
             on_failure=destinations.SqsDestination(self.dead_letters),
             role=self.worker_role.without_policy_updates(),
-            log_group=worker_log,
-            environment={**settings, "HOLDFAST_DATABASE_SECRET": self.secret_arn},
+            log_group=log,
+            environment={**settings, **self.parameters.of_worker},
         )
-        api_role = self._role(
+
+    def _make_api(self, settings: Mapping[str, str]) -> None:
+        log = self._log_group("ApiLog")
+        role = self._role(
             "ApiRole",
             policies.api_function(
                 bucket_arn=self.bucket.bucket_arn,
                 topic_arn=self.topic.topic_arn,
                 worker_arn=self.worker.function_arn,
-                log_arn=api_log.log_group_arn,
+                encryption=self.encryption,
+                log_arn=log.log_group_arn,
             ),
         )
-        self.api = lambda_.Function(
-            self,
+        self.api = self._function(
             "Api",
             description="Answers the gateway and starts the worker",
+            memory_size=512,
+            timeout=API_TIMEOUT,
+            role=role.without_policy_updates(),
+            log_group=log,
+            environment=settings,
+        )
+
+    def _function(self, name: str, **more: Any) -> lambda_.Function:
+        return lambda_.Function(
+            self,
+            name,
             code=self.code,
-            handler="backup_lambda.handler.api",
+            handler=f"backup_lambda.handler.{name.lower()}",
             runtime=lambda_.Runtime.PYTHON_3_13,
             architecture=lambda_.Architecture.ARM_64,
-            memory_size=512,
-            timeout=Duration.seconds(20),  # the gateway gives up after 29 s
-            role=api_role.without_policy_updates(),
-            log_group=api_log,
-            environment={**settings, "HOLDFAST_WORKER_FUNCTION": self.worker.function_name},
+            **more,
         )
 
     def _gateway(self) -> dict[str, str]:
@@ -176,9 +206,11 @@ class BackupStack(Stack):
                 throttling_rate_limit=10,  # requests in a second
                 throttling_burst_limit=20,
                 method_options={
-                    "/backups/POST": apigateway.MethodDeploymentOptions(
+                    f"{path}/POST": apigateway.MethodDeploymentOptions(
                         throttling_rate_limit=1, throttling_burst_limit=5
                     )
+                    for method, path in ROUTES
+                    if method == "POST"
                 },
                 access_log_destination=apigateway.LogGroupLogDestination(self._log_group("AccessLog")),
                 access_log_format=apigateway.AccessLogFormat.custom(json.dumps(ACCESS_LOG)),
@@ -194,74 +226,31 @@ class BackupStack(Stack):
         }
 
     def _resource_policies(self) -> None:
-        require_tls = CfnParameter(
-            self,
-            "RequireTls",
-            allowed_values=["true", "false"],
-            default="true",
-            description="false only for an emulator of AWS that speaks plain HTTP",
-        )
-        tls = CfnCondition(self, "Tls", expression=Fn.condition_equals(require_tls, "true"))
+        tls = self.parameters.tls
         bucket_policy = s3.CfnBucketPolicy(
             self,
             "BucketPolicy",
             bucket=self.bucket.bucket_name,
             policy_document=policies.bucket(self.bucket.bucket_arn),
         )
-        bucket_policy.cfn_options.condition = tls
         sns.CfnTopicPolicy(
             self,
             "TopicPolicy",
             topics=[self.topic.topic_arn],
             policy_document=policies.topic(self.topic.topic_arn, tls),
         )
-        sqs.CfnQueuePolicy(
+        queue_policy = sqs.CfnQueuePolicy(
             self,
             "DeadLettersPolicy",
             queues=[self.dead_letters.queue_url],
-            policy_document=policies.dead_letters(self.dead_letters.queue_arn, self.worker_role.role_arn, tls),
+            policy_document=policies.dead_letters(self.dead_letters.queue_arn),
         )
-
-    def _alarms(self) -> None:
-        """Each is announced on the backups topic, to those who subscribed without choosing events."""
-        nearly_over = 0.8 * WORKER_TIMEOUT.to_milliseconds()
-        minute = Duration.minutes(1)
-        dead = self.dead_letters.metric_approximate_number_of_messages_visible(period=minute, statistic="Maximum")
-        self._alarm("DeadLettersAlarm", dead, "An event that the worker failed on lies in the dead-letter queue")
-        self._alarm("WorkerErrorsAlarm", self.worker.metric_errors(period=minute), "The worker function failed")
-        self._alarm(
-            "WorkerDurationAlarm",
-            self.worker.metric_duration(period=minute, statistic="Maximum"),
-            "A backup took over 80 % of the worker's time limit",
-            threshold=nearly_over,
-        )
-        self._alarm(
-            "GatewayErrorsAlarm",
-            self.gateway.deployment_stage.metric_server_error(period=minute, statistic="Sum"),
-            "The API answered with a 5xx",
-        )
-        for function, name in ((self.api, "Api"), (self.worker, "Worker")):
-            throttles = function.metric_throttles(period=minute)
-            self._alarm(f"{name}ThrottlesAlarm", throttles, f"The {name.lower()} function was throttled")
-
-    def _alarm(self, name: str, metric: cloudwatch.Metric, description: str, threshold: float = 0) -> None:
-        """Goes off when `metric` is above `threshold` in one period; silence is no alarm."""
-        alarm = cloudwatch.Alarm(
-            self,
-            name,
-            metric=metric,
-            threshold=threshold,
-            evaluation_periods=1,
-            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-            alarm_description=description,
-        )
-        alarm.add_alarm_action(cloudwatch_actions.SnsAction(self.topic))
+        bucket_policy.cfn_options.condition = queue_policy.cfn_options.condition = tls
 
     def _outputs(self, methods: Mapping[str, str]) -> None:
         api_id = self.gateway.rest_api_id
         scheduler = self._managed_policy("SchedulerPolicy", policies.scheduler(self.topic.topic_arn, methods))
-        ops = self._managed_policy("OpsPolicy", policies.ops(self.bucket.bucket_arn, methods))
+        ops = self._managed_policy("OpsPolicy", policies.ops(self.bucket.bucket_arn, methods, self.encryption))
         outputs = {
             "ApiId": api_id,
             "ApiUrl": f"https://{api_id}.execute-api.{Aws.REGION}.{Aws.URL_SUFFIX}/{STAGE}",
@@ -269,9 +258,10 @@ class BackupStack(Stack):
             "TopicArn": self.topic.topic_arn,
             "ApiFunctionName": self.api.function_name,
             "WorkerFunctionName": self.worker.function_name,
+            "WorkerRoleArn": self.worker_role.role_arn,
             "DeadLetterQueueUrl": self.dead_letters.queue_url,
-            "SchedulerPolicyArn": scheduler.managed_policy_arn,
-            "OpsPolicyArn": ops.managed_policy_arn,
+            "SchedulerPolicyArn": scheduler.ref,
+            "OpsPolicyArn": ops.ref,
         }
         for name, value in outputs.items():
             CfnOutput(self, name, value=value)
@@ -279,13 +269,18 @@ class BackupStack(Stack):
     def _log_group(self, name: str) -> logs.LogGroup:
         return logs.LogGroup(self, name, retention=KEEP_LOGS, removal_policy=RemovalPolicy.DESTROY)
 
-    def _role(self, name: str, rights: list[policies.Statement]) -> iam.Role:
-        document = iam.PolicyDocument.from_json(policies.document(*rights))
-        principal = iam.ServicePrincipal("lambda.amazonaws.com")
-        return iam.Role(self, name, assumed_by=principal, inline_policies={"Rights": document})
+    def _role(self, name: str, rights: list[policies.Statement], *also_for: str) -> iam.Role:
+        services = [iam.ServicePrincipal(each) for each in ("lambda.amazonaws.com", *also_for)]
+        role = iam.Role(self, name, assumed_by=iam.CompositePrincipal(*services))
+        resource = role.node.default_child
+        assert isinstance(resource, iam.CfnRole)
+        # Given to CDK's role itself, a statement could not depend on a parameter.
+        document = policies.document(*rights)
+        resource.policies = [iam.CfnRole.PolicyProperty(policy_name="Rights", policy_document=document)]
+        return role
 
-    def _managed_policy(self, name: str, rights: list[policies.Statement]) -> iam.ManagedPolicy:
-        return iam.ManagedPolicy(self, name, document=iam.PolicyDocument.from_json(policies.document(*rights)))
+    def _managed_policy(self, name: str, rights: list[policies.Statement]) -> iam.CfnManagedPolicy:
+        return iam.CfnManagedPolicy(self, name, policy_document=policies.document(*rights))
 
     def _allocate_logical_id(self, element: CfnElement) -> str:
         """The names of this file without CDK's hash: people meet them in events, alarms and docs/rights.md."""

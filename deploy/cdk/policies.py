@@ -6,6 +6,7 @@ of this as a table.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from aws_cdk import Aws, CfnCondition, Fn
@@ -13,15 +14,29 @@ from aws_cdk import Aws, CfnCondition, Fn
 Statement = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Encryption:
+    """The KMS key that the bucket encrypts with, when the condition `by_kms` holds."""
+
+    key_arn: str
+    by_kms: CfnCondition
+
+
 def document(*statements: Any) -> dict[str, Any]:
     return {"Version": "2012-10-17", "Statement": list(statements)}
 
 
-def api_function(bucket_arn: str, topic_arn: str, worker_arn: str, log_arn: str) -> list[Statement]:
+def api_function(
+    *, bucket_arn: str, topic_arn: str, worker_arn: str, encryption: Encryption, log_arn: str
+) -> list[Statement]:
+    backup, keys = f"{bucket_arn}/backups/*", f"{bucket_arn}/idempotency/*"
     return [
-        _allow("WriteRequests", "s3:PutObject", f"{bucket_arn}/backups/*/request.json", f"{bucket_arn}/idempotency/*"),
-        _allow("ReadBackupsAndKeys", "s3:GetObject", f"{bucket_arn}/backups/*", f"{bucket_arn}/idempotency/*"),
+        _allow("WriteRequests", "s3:PutObject", f"{backup}/request.json", f"{backup}/cancel.json", keys),
+        _allow("ReadBackupsAndKeys", "s3:GetObject", backup, keys),
+        # A link leads to the version that the manifest speaks of, with the rights of this role.
+        _allow("LinkToVersions", "s3:GetObjectVersion", f"{backup}/data/*", f"{backup}/index/*"),
         _list_bucket(bucket_arn, "backups/*"),
+        _use_key("UseTheBucketsKey", encryption, "kms:GenerateDataKey", "kms:Decrypt"),
         _allow("StartTheWorker", "lambda:InvokeFunction", worker_arn),
         _allow("SubscribeByEmail", "sns:Subscribe", topic_arn),
         _allow("ListSubscriptions", "sns:ListSubscriptionsByTopic", topic_arn),
@@ -32,21 +47,33 @@ def api_function(bucket_arn: str, topic_arn: str, worker_arn: str, log_arn: str)
 
 
 def worker_function(
-    bucket_arn: str, topic_arn: str, dead_letters_arn: str, secret_arn: str, log_arn: str
+    *,
+    bucket_arn: str,
+    topic_arn: str,
+    dead_letters_arn: str,
+    secret_arns: Sequence[str],
+    signing_key_arn: str,
+    encryption: Encryption,
+    locked: CfnCondition,
+    log_arn: str,
 ) -> list[Statement]:
-    """No delete: what is backed up is out of this role's reach, the bucket being versioned."""
+    """No delete, and no way around Object Lock: what is backed up is out of this role's reach."""
     backup = f"{bucket_arn}/backups/*"
+    kept = [f"{backup}/{name}" for name in ("data/*", "index/*", "manifest.json", "manifest.sig", "proof/*")]
+    rewritten_or_last = [f"{backup}/{name}" for name in ("progress.json", "failure.json")]
     return [
-        _allow(
-            "WriteBackups",
-            "s3:PutObject",
-            *(f"{backup}/{name}" for name in ("progress.json", "data/*", "index/*", "manifest.json", "failure.json")),
-        ),
+        _allow("WriteBackups", "s3:PutObject", *kept, *rewritten_or_last),
+        # For `python -m backup_lambda run`, which nobody has asked for by the API.
+        _allow("AskForBackups", "s3:PutObject", f"{backup}/request.json"),
+        _if(locked, _allow("LockBackups", "s3:PutObjectRetention", *kept)),
         _allow("AbortUploads", "s3:AbortMultipartUpload", f"{backup}/data/*"),
         _allow("ReadBackups", "s3:GetObject", backup),
         _list_bucket(bucket_arn, "backups/*"),
+        _use_key("UseTheBucketsKey", encryption, "kms:GenerateDataKey", "kms:Decrypt"),
+        # A KMS key or a secret: the ARN says which, and actions of the other service match nothing.
+        _allow_all("SignManifests", ["kms:Sign", "kms:GetPublicKey", "secretsmanager:GetSecretValue"], signing_key_arn),
         _allow("AnnounceBackups", "sns:Publish", topic_arn),
-        _allow("ReadTheDatabaseUrl", "secretsmanager:GetSecretValue", secret_arn),
+        _allow("ReadTheDatabaseUrls", "secretsmanager:GetSecretValue", *secret_arns),
         _allow("BuryFailedEvents", "sqs:SendMessage", dead_letters_arn),
         _write_log(log_arn),
     ]
@@ -63,11 +90,15 @@ def scheduler(topic_arn: str, methods: Mapping[str, str]) -> list[Statement]:
     ]
 
 
-def ops(bucket_arn: str, methods: Mapping[str, str]) -> list[Statement]:
+def ops(bucket_arn: str, methods: Mapping[str, str], encryption: Encryption) -> list[Statement]:
+    # The `*` of an id matches slashes: these are within GET /backups/{backup_id}.
+    within = {"GET /backups/before/{backup_id}", "GET /backups/{backup_id}/tables/{table}"}
+    named = [arn for method, arn in methods.items() if method not in within]
     return [
-        _allow("CallEveryMethod", "execute-api:Invoke", *methods.values()),
+        _allow("CallEveryMethod", "execute-api:Invoke", *named),
         _allow("ReadBackups", "s3:GetObject", f"{bucket_arn}/backups/*"),
         _list_bucket(bucket_arn, "backups/*"),
+        _use_key("ReadWithTheBucketsKey", encryption, "kms:Decrypt"),
     ]
 
 
@@ -87,15 +118,17 @@ def topic(topic_arn: str, tls: CfnCondition) -> dict[str, Any]:
     )
 
 
-def dead_letters(queue_arn: str, worker_role_arn: str, tls: CfnCondition) -> dict[str, Any]:
-    return document(
-        _if(tls, _deny_plain_http("sqs:*", queue_arn)),
-        {**_allow("BuryFailedEvents", "sqs:SendMessage", queue_arn), "Principal": {"AWS": worker_role_arn}},
-    )
+def dead_letters(queue_arn: str) -> dict[str, Any]:
+    """The worker function's role may fill it by its own policy."""
+    return document(_deny_plain_http("sqs:*", queue_arn))
 
 
 def _allow(sid: str, action: str, *resources: str) -> Statement:
     return {"Sid": sid, "Effect": "Allow", "Action": action, "Resource": _one_or_list(resources)}
+
+
+def _allow_all(sid: str, actions: Sequence[str], resource: str) -> Statement:
+    return {**_allow(sid, "", resource), "Action": _one_or_list(actions)}
 
 
 def _list_bucket(bucket_arn: str, prefix: str) -> Statement:
@@ -105,7 +138,13 @@ def _list_bucket(bucket_arn: str, prefix: str) -> Statement:
 
 
 def _write_log(log_arn: str) -> Statement:
-    return {**_allow("WriteTheLog", "", log_arn), "Action": ["logs:CreateLogStream", "logs:PutLogEvents"]}
+    return _allow_all("WriteTheLog", ["logs:CreateLogStream", "logs:PutLogEvents"], log_arn)
+
+
+def _use_key(sid: str, encryption: Encryption, *actions: str) -> Any:
+    """Only through S3, and only for what it encrypts."""
+    through_s3 = {"StringEquals": {"kms:ViaService": f"s3.{Aws.REGION}.{Aws.URL_SUFFIX}"}}
+    return _if(encryption.by_kms, {**_allow_all(sid, actions, encryption.key_arn), "Condition": through_s3})
 
 
 def _deny_plain_http(action: str, *resources: str) -> Statement:

@@ -17,6 +17,7 @@ HEAD = """# Who may do what on AWS
 Made from `deploy/cdk/templates/backup.json` by `python -m deploy.cdk.rights`; a test compares the two. The reason of
 each right is in `deploy/cdk/policies.py`. What is not listed is denied. Names are those of the template.
 """
+STACK_CONDITIONS = {"EncryptedByKms": "`KmsKeyArn` is set", "Locked": "`ObjectLockDays` is not 0"}
 Resources = dict[str, dict[str, Any]]
 
 
@@ -27,8 +28,8 @@ def page(template: dict[str, Any]) -> str:
 
 def _identities(resources: Resources) -> Iterator[str]:
     for name, role in _of_type(resources, "AWS::IAM::Role"):
-        trusted = role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"]["Service"]
-        yield f"## {name}, the role of {trusted}\n"
+        trusted = [each["Principal"]["Service"] for each in role["AssumeRolePolicyDocument"]["Statement"]]
+        yield f"## {name}, the role of {' and '.join(trusted)}\n"
         for arn in role.get("ManagedPolicyArns", []):
             yield f"AWS's own policy `{_text(arn).split('policy/')[1]}`.\n"
         for policy in role.get("Policies", []):
@@ -40,7 +41,7 @@ def _identities(resources: Resources) -> Iterator[str]:
 
 def _table(statements: list[dict[str, Any]]) -> Iterator[str]:
     yield from _rows("why", "action", "resource", "condition")
-    for each in statements:
+    for each in map(_as_on_aws, statements):
         why = each["Sid"] if each["Effect"] == "Allow" else f"{each['Sid']}: **denied**"
         yield _row(why, _code(each["Action"]), _code(each["Resource"]), _condition(each))
     yield ""
@@ -51,7 +52,7 @@ def _resource_policies(resources: Resources) -> Iterator[str]:
     yield from _rows("resource", "why", "effect", "who", "action", "condition")
     for kind in ("AWS::S3::BucketPolicy", "AWS::SNS::TopicPolicy", "AWS::SQS::QueuePolicy"):
         for _, policy in _of_type(resources, kind):
-            for each in map(_unless_emulated, policy["PolicyDocument"]["Statement"]):
+            for each in map(_as_on_aws, policy["PolicyDocument"]["Statement"]):
                 who, what = _principal(each["Principal"]), _code(each["Action"])
                 yield _row(_code(each["Resource"]), each["Sid"], each["Effect"], who, what, _condition(each))
     for _, each in _of_type(resources, "AWS::Lambda::Permission"):
@@ -60,10 +61,12 @@ def _resource_policies(resources: Resources) -> Iterator[str]:
     yield ""
 
 
-def _unless_emulated(statement: dict[str, Any]) -> dict[str, Any]:
-    """A statement as it is on AWS, where RequireTls is true."""
-    found: dict[str, Any] = statement["Fn::If"][1] if "Fn::If" in statement else statement
-    return found
+def _as_on_aws(statement: dict[str, Any]) -> dict[str, Any]:
+    """A statement as it is where RequireTls is true, with the condition of the stack that it depends on, if any."""
+    if "Fn::If" not in statement:
+        return statement
+    condition, found, _ = statement["Fn::If"]
+    return found if condition == "Tls" else {**found, "If": condition}
 
 
 def _principal(principal: Any) -> str:
@@ -72,7 +75,9 @@ def _principal(principal: Any) -> str:
 
 def _condition(statement: dict[str, Any]) -> str:
     tests = statement.get("Condition", {}).items()
-    return "; ".join(f"{operator} `{key}` {_code(value)}" for operator, test in tests for key, value in test.items())
+    of_stack = [f"only if {STACK_CONDITIONS[statement['If']]}"] if "If" in statement else []
+    of_request = [f"{operator} `{key}` {_code(value)}" for operator, test in tests for key, value in test.items()]
+    return "; ".join([*of_stack, *of_request])
 
 
 def _code(values: Any) -> str:

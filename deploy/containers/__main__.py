@@ -12,14 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from deploy import package
-from deploy.local import emulator, mail
-from deploy.local.aws import Account, Keys
+from deploy.local import emulator, mail, signing
+from deploy.local.aws import Account, Keys, Secrets
 from deploy.local.home import Home, write_private
 from deploy.local.postgres import ROLES, Server
 
 RUN = Path("/run/holdfast")
 EMULATOR_URL = "http://emulator:4566"
-DATABASE = "holdfast"
+DATABASE, PROOF_DATABASE = "holdfast", "postgres"
 
 
 def make_secrets(run: Path = RUN) -> None:
@@ -51,7 +51,9 @@ def deploy(run: Path = RUN, emulator_url: str = EMULATOR_URL, seen_from_host: st
     built = package.build("local", Path(sys.executable))
     subscriptions = run / "mail" / "subscriptions.json"
     account = Account(emulator_url, emulator.REGION, _root(home))
-    deployed = account.deploy(home, built, _server(home).url("notes_backup", DATABASE), subscriptions)
+    server, key = _server(home), signing.kept(home)
+    secrets = Secrets(server.url("notes_backup", DATABASE), server.url("notes_proof", PROOF_DATABASE), key.pem)
+    deployed = account.deploy(home, built, secrets, subscriptions)
     emulator.forget_saved_state(run / "emulator_state")
     worker = run / "scheduler_worker"
     write_private(worker / "backups_url", deployed.backups_url)
@@ -85,6 +87,7 @@ def deploy(run: Path = RUN, emulator_url: str = EMULATOR_URL, seen_from_host: st
                 "AWS_SECRET_ACCESS_KEY": deployed.ops.secret_key,
                 "BACKUP_BUCKET": deployed.bucket,
                 "TOPIC_ARN": deployed.topic_arn,
+                "SIGNING_KEY": key.fingerprint,
             }
         ),
     )

@@ -21,6 +21,8 @@ TEMPLATE = Path(__file__).parents[1] / "cdk" / "templates" / "backup.json"
 STACK = "holdfast-backup"
 CODE_BUCKET = "holdfast-code"
 DATABASE_SECRET = "holdfast/backup-database-url"  # noqa: S105  # the secret's name
+PROOF_DATABASE_SECRET = "holdfast/proof-database-url"  # noqa: S105  # likewise
+SIGNING_SECRET = "holdfast/signing-key"  # noqa: S105  # likewise
 MAIL_QUEUE = "holdfast-mail"
 ACCOUNT_ID = "000000000000"  # the emulator's only account
 
@@ -31,6 +33,15 @@ class Keys:
 
     access_key: str
     secret_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What the backup worker needs and nobody else may see."""
+
+    database_url: str = field(repr=False)  # of a role that reads what is backed up
+    proof_database_url: str = field(repr=False)  # of a role that makes scratch databases
+    signing_key: str = field(repr=False)  # an Ed25519 private key in PEM
 
 
 @dataclass(frozen=True)
@@ -60,14 +71,15 @@ class Account:
         self.s3, self.iam, self.sns, self.sqs = client("s3"), client("iam"), client("sns"), client("sqs")
         self.cloudformation, self.secrets_manager = client("cloudformation"), client("secretsmanager")
 
-    def deploy(self, home: Home, package: Package, database_url: str, subscriptions: Path) -> Deployed:
+    def deploy(self, home: Home, package: Package, secrets: Secrets, subscriptions: Path) -> Deployed:
         """Raises DeployError. Users' keys are kept in `home`; `subscriptions` is what deploy/local/mail.py keeps."""
-        secret_arn = self._keep_secret(DATABASE_SECRET, database_url)
         self._upload(package)
         parameters = {
             "CodeBucket": CODE_BUCKET,
             "CodeKey": package.key,
-            "DatabaseSecretArn": secret_arn,
+            "DatabaseSecretArn": self._keep_secret(DATABASE_SECRET, secrets.database_url),
+            "ProofDatabaseSecretArn": self._keep_secret(PROOF_DATABASE_SECRET, secrets.proof_database_url),
+            "SigningKeyArn": self._keep_secret(SIGNING_SECRET, secrets.signing_key),
             "RequireTls": "false",  # the emulator speaks plain HTTP, on the loopback address
         }
         outputs = cloudformation.deploy(

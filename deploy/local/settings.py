@@ -28,7 +28,8 @@ class Settings:
     valkey_port: int = 8085
     smtp_port: int = 8086
     database_url: str = ""  # a superuser's URL of a server of your own, in place of the stack's
-    redis_url: str = ""  # likewise
+    proof_database_url: str = ""  # of a role that may create databases: proofs run there, and not on that server
+    redis_url: str = ""  # as database_url
     smtp_url: str = ""  # smtp://user:password@host:port: mails go there and not into files
 
     @classmethod
@@ -63,6 +64,7 @@ class Settings:
 
 _SCHEMES = {
     "database_url": ("postgresql", "postgres"),
+    "proof_database_url": ("postgresql", "postgres"),
     "redis_url": ("redis", "rediss"),
     "smtp_url": ("smtp",),
 }

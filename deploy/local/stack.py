@@ -13,14 +13,15 @@ from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 from deploy import package
-from deploy.local import emulator, mail, nginx, valkey
-from deploy.local.aws import Account, Deployed, Keys
+from deploy.local import emulator, mail, nginx, signing, valkey
+from deploy.local.aws import Account, Deployed, Keys, Secrets
 from deploy.local.home import RESET, Home, HomeError
 from deploy.local.postgres import Postgres, Server
 from deploy.local.process import Process, Program, ProgramError, http_ok
 from deploy.local.settings import ROOT, Settings
 
 DATABASE = "holdfast"
+PROOF_DATABASE = "postgres"  # where notes_proof says which databases it wants: it may not even connect to ours
 ANSWER_SECONDS = 60.0
 TOKENS = {
     "notes_api": ("notes:read", "notes:write"),
@@ -53,7 +54,7 @@ class Stack:
             aws.wait_until_it_answers(ANSWER_SECONDS)
             self._say("deploying the backup stack into the emulator of AWS")
             deployed = self._account().deploy(
-                self._home, built.result(), server.url("notes_backup", database), self._subscriptions
+                self._home, built.result(), self._secrets(server, database), self._subscriptions
             )
             emulator.forget_saved_state(self._home.folder("aws"))
         self._say("mail, notes_api, scheduler, NGINX")
@@ -118,6 +119,18 @@ class Stack:
             raise
         server.make_roles(database)
         return server, database
+
+    def _secrets(self, server: Server, database: str) -> Secrets:
+        if proof_url := self._settings.proof_database_url:
+            url = urlsplit(proof_url)
+            self._say(f"proofs run at {url.hostname}:{url.port or 5432}")
+        elif self._settings.database_url:
+            self._say("proofs run on the same server, in databases that role notes_proof makes and drops")
+        return Secrets(
+            database_url=server.url("notes_backup", database),
+            proof_database_url=proof_url or server.url("notes_proof", PROOF_DATABASE),
+            signing_key=signing.kept(self._home).pem,
+        )
 
     def _valkey(self) -> str:
         password = self._home.secrets["valkey"]
@@ -204,6 +217,7 @@ class Stack:
             "AWS_SECRET_ACCESS_KEY": deployed.ops.secret_key,
             "BACKUP_BUCKET": deployed.bucket,
             "TOPIC_ARN": deployed.topic_arn,
+            "SIGNING_KEY": signing.kept(self._home).fingerprint,
             "DATABASE_URL": server.url(server.superuser, database),
             "REDIS_URL": redis_url,
             "MAIL_DIR": str(self._home.folder("mail")),

@@ -1,6 +1,7 @@
 """The committed template: in step with the stack, and holding what must not be lost in a change."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from deploy.cdk.backup import BackupStack
 
 TEXT = TEMPLATE.read_text()
 CONTENT: dict[str, Any] = json.loads(TEXT)
+CLOUDFORMATION_TAKES_BYTES = 51_200  # in a request; more must lie in a bucket
 FUNCTIONS = ("Api", "Worker")
 ROLES = ("ApiRole", "WorkerRole")
 POLICIES = ("SchedulerPolicy", "OpsPolicy")
@@ -31,10 +33,17 @@ def of_type(kind: str) -> list[dict[str, Any]]:
 
 
 def statements(name: str) -> list[dict[str, Any]]:
-    """Of a role or a managed policy."""
+    """Of a role or a managed policy, also those that depend on a parameter."""
     of = properties(name)
     found: list[dict[str, Any]] = (of["Policies"][0] if "Policies" in of else of)["PolicyDocument"]["Statement"]
-    return found
+    return [each["Fn::If"][1] if "Fn::If" in each else each for each in found]
+
+
+def conditional(name: str) -> dict[str, str]:
+    """The condition by the Sid of each statement that has one."""
+    of = properties(name)
+    found = (of["Policies"][0] if "Policies" in of else of)["PolicyDocument"]["Statement"]
+    return {each["Fn::If"][1]["Sid"]: each["Fn::If"][0] for each in found if "Fn::If" in each}
 
 
 def test_the_committed_template_is_what_the_stack_gives() -> None:
@@ -58,11 +67,49 @@ def test_the_stack_cannot_be_deleted_by_mistake() -> None:
 
 
 def test_cloudformation_alone_can_deploy_it() -> None:
-    """No bootstrapped account, no assets, no custom resources."""
-    assert set(CONTENT["Parameters"]) == {"CodeBucket", "CodeKey", "DatabaseSecretArn", "RequireTls"}
+    """No bootstrapped account, no assets, no custom resources, and small enough to be sent along."""
+    assert len(TEXT.encode()) < CLOUDFORMATION_TAKES_BYTES
     assert "Rules" not in CONTENT
     assert not [each["Type"] for each in CONTENT["Resources"].values() if not each["Type"].startswith("AWS::")]
     assert "AWS::CloudFormation::CustomResource" not in TEXT
+
+
+def test_what_a_deployment_must_say_and_may_say() -> None:
+    defaults = {name: each.get("Default") for name, each in CONTENT["Parameters"].items()}
+    assert defaults == {
+        "CodeBucket": None,
+        "CodeKey": None,
+        "DatabaseSecretArn": None,
+        "ProofDatabaseSecretArn": None,
+        "SigningKeyArn": None,
+        "FormerKeys": "",
+        "KmsKeyArn": "",
+        "ObjectLockDays": "0",
+        "Prove": "always",
+        "Schemas": "notes,scheduler",
+        "IncludeTables": "*",
+        "ExcludeTables": "",
+        "SuspectFallPercent": "50",
+        "ReproveAfterDays": "30",
+        "ProofRoomBytes": "",
+        "RequireTls": "true",
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "fits"),
+    [
+        ("SigningKeyArn", "arn:aws:kms:eu-north-1:123456789012:key/0b6a4b9e", True),
+        ("SigningKeyArn", "arn:aws:secretsmanager:eu-north-1:123456789012:secret:signing-AbCdEf", True),
+        ("SigningKeyArn", "arn:aws:kms:eu-north-1:123456789012:alias/signing", False),  # a right is for a key
+        ("SigningKeyArn", "-----BEGIN PRIVATE KEY-----", False),
+        ("KmsKeyArn", "", True),
+        ("KmsKeyArn", "arn:aws:kms:eu-north-1:123456789012:key/0b6a4b9e", True),
+        ("KmsKeyArn", "alias/aws/s3", False),
+    ],
+)
+def test_a_key_is_named_by_its_arn(parameter: str, value: str, fits: bool) -> None:
+    assert bool(re.fullmatch(CONTENT["Parameters"][parameter]["AllowedPattern"], value)) is fits
 
 
 def test_what_other_deployments_read() -> None:
@@ -73,6 +120,7 @@ def test_what_other_deployments_read() -> None:
         "TopicArn",
         "ApiFunctionName",
         "WorkerFunctionName",
+        "WorkerRoleArn",
         "DeadLetterQueueUrl",
         "SchedulerPolicyArn",
         "OpsPolicyArn",
@@ -87,10 +135,27 @@ def test_every_method_needs_a_signature() -> None:
         ("GET", "/backups"),
         ("GET", "/backups/before/{backup_id}"),
         ("GET", "/backups/{backup_id}"),
+        ("GET", "/backups/{backup_id}/tables/{table}"),
         ("GET", "/subscriptions"),
         ("POST", "/backups"),
+        ("POST", "/backups/{backup_id}/cancel"),
+        ("POST", "/backups/{backup_id}/proofs"),
         ("POST", "/subscriptions"),
     ]
+
+
+def test_each_post_is_throttled() -> None:
+    settings = properties("GatewayDeploymentStage")["MethodSettings"]
+    limits = {
+        each["ResourcePath"].replace("~1", "/"): (each["ThrottlingRateLimit"], each["ThrottlingBurstLimit"])
+        for each in settings
+        if each["HttpMethod"] == "POST"
+    }
+    posts = [
+        each["Properties"] for each in of_type("AWS::ApiGateway::Method") if each["Properties"]["HttpMethod"] == "POST"
+    ]
+    assert set(limits) == {f"/{path_of(method['ResourceId'])}" for method in posts}
+    assert set(limits.values()) == {(1, 5)}
 
 
 def path_of(resource: dict[str, Any]) -> str:
@@ -130,8 +195,44 @@ def test_nobody_may_delete(name: str) -> None:
     assert "Delete" not in json.dumps(statements(name))
 
 
-def test_only_the_worker_reads_the_databases_secret() -> None:
-    assert [name for name in (*ROLES, *POLICIES) if "secretsmanager" in json.dumps(statements(name))] == ["WorkerRole"]
+@pytest.mark.parametrize("name", [*ROLES, *POLICIES])
+def test_nobody_goes_around_object_lock(name: str) -> None:
+    assert not [
+        word for word in ("Bypass", "LegalHold", "ObjectLockConfiguration") if word in json.dumps(statements(name))
+    ]
+
+
+def test_only_the_worker_reads_secrets_and_signs() -> None:
+    for word in ("secretsmanager", "kms:Sign", "PutObjectRetention"):
+        assert [name for name in (*ROLES, *POLICIES) if word in json.dumps(statements(name))] == ["WorkerRole"]
+
+
+def test_rights_come_with_what_they_are_for() -> None:
+    assert conditional("ApiRole") == {"UseTheBucketsKey": "EncryptedByKms"}
+    assert conditional("WorkerRole") == {"UseTheBucketsKey": "EncryptedByKms", "LockBackups": "Locked"}
+    assert conditional("OpsPolicy") == {"ReadWithTheBucketsKey": "EncryptedByKms"}
+    assert conditional("SchedulerPolicy") == {}
+    assert CONTENT["Conditions"]["EncryptedByKms"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "KmsKeyArn"}, ""]}]}
+    assert CONTENT["Conditions"]["Locked"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "ObjectLockDays"}, "0"]}]}
+
+
+@pytest.mark.parametrize("name", [*ROLES, "OpsPolicy"])
+def test_the_buckets_key_is_used_through_s3_only(name: str) -> None:
+    (statement,) = [each for each in statements(name) if "BucketsKey" in each["Sid"]]
+    assert statement["Resource"] == {"Ref": "KmsKeyArn"}
+    through = {"Fn::Join": ["", ["s3.", {"Ref": "AWS::Region"}, ".", {"Ref": "AWS::URLSuffix"}]]}
+    assert statement["Condition"] == {"StringEquals": {"kms:ViaService": through}}
+
+
+def test_a_task_may_have_the_workers_role_and_nobody_else() -> None:
+    trusted = {
+        name: [each["Principal"]["Service"] for each in properties(name)["AssumeRolePolicyDocument"]["Statement"]]
+        for name in ROLES
+    }
+    assert trusted == {
+        "ApiRole": ["lambda.amazonaws.com"],
+        "WorkerRole": ["lambda.amazonaws.com", "ecs-tasks.amazonaws.com"],
+    }
 
 
 def test_functions() -> None:
@@ -141,9 +242,24 @@ def test_functions() -> None:
         assert function["Code"] == {"S3Bucket": {"Ref": "CodeBucket"}, "S3Key": {"Ref": "CodeKey"}}
         assert "VpcConfig" not in function
     api, worker = properties("Api"), properties("Worker")
-    assert (api["Handler"], api["MemorySize"], api["Timeout"]) == ("backup_lambda.handler.api", 512, 20)
+    assert (api["Handler"], api["MemorySize"], api["Timeout"]) == ("backup_lambda.handler.api", 512, 28)
     assert (worker["Handler"], worker["MemorySize"], worker["Timeout"]) == ("backup_lambda.handler.worker", 1769, 900)
     assert worker["ReservedConcurrentExecutions"] == 2
+    told = worker["Environment"]["Variables"]
+    assert {name: told[name]["Ref"] for name in told if name not in ("HOLDFAST_BUCKET", "HOLDFAST_TOPIC_ARN")} == {
+        "HOLDFAST_DATABASE_SECRET": "DatabaseSecretArn",
+        "HOLDFAST_PROOF_DATABASE_SECRET": "ProofDatabaseSecretArn",
+        "HOLDFAST_SIGNING_KEY": "SigningKeyArn",
+        "HOLDFAST_FORMER_KEYS": "FormerKeys",
+        "HOLDFAST_OBJECT_LOCK_DAYS": "ObjectLockDays",
+        "HOLDFAST_PROVE": "Prove",
+        "HOLDFAST_SCHEMAS": "Schemas",
+        "HOLDFAST_INCLUDE_TABLES": "IncludeTables",
+        "HOLDFAST_EXCLUDE_TABLES": "ExcludeTables",
+        "HOLDFAST_SUSPECT_FALL_PERCENT": "SuspectFallPercent",
+        "HOLDFAST_REPROVE_AFTER_DAYS": "ReproveAfterDays",
+        "HOLDFAST_PROOF_ROOM_BYTES": "ProofRoomBytes",
+    }
 
 
 def test_an_event_that_failed_twice_is_kept() -> None:
@@ -157,15 +273,28 @@ def test_the_bucket_is_versioned_encrypted_private_and_tidy() -> None:
     bucket = properties("Bucket")
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
-    rule = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"][0]["ServerSideEncryptionByDefault"]
-    assert rule == {"SSEAlgorithm": "AES256"}
+    ((condition, by_kms, by_s3),) = [
+        each["Fn::If"] for each in bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    ]
+    assert (condition, by_s3) == ("EncryptedByKms", {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}})
+    assert by_kms == {
+        "BucketKeyEnabled": True,
+        "ServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": {"Ref": "KmsKeyArn"}},
+    }
     (tidying,) = bucket["LifecycleConfiguration"]["Rules"]
     assert tidying["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
 
 
+def test_object_lock_is_the_objects_own_and_never_the_buckets_default() -> None:
+    """progress.json is rewritten every two seconds."""
+    bucket = properties("Bucket")
+    assert bucket["ObjectLockEnabled"] == {"Fn::If": ["Locked", True, {"Ref": "AWS::NoValue"}]}
+    assert "ObjectLockConfiguration" not in bucket
+
+
 def test_plain_http_is_refused_unless_asked_for() -> None:
     assert CONTENT["Parameters"]["RequireTls"]["Default"] == "true"
-    assert CONTENT["Resources"]["BucketPolicy"]["Condition"] == "Tls"
+    assert {CONTENT["Resources"][name]["Condition"] for name in ("BucketPolicy", "DeadLettersPolicy")} == {"Tls"}
     assert [each["Sid"] for each in tls_statements()] == ["OnlyOverTls"] * 3
     for each in tls_statements():
         assert (each["Effect"], each["Principal"]) == ("Deny", "*")
@@ -174,10 +303,10 @@ def test_plain_http_is_refused_unless_asked_for() -> None:
 
 def tls_statements() -> Iterator[dict[str, Any]]:
     yield from properties("BucketPolicy")["PolicyDocument"]["Statement"]
-    for name in ("TopicPolicy", "DeadLettersPolicy"):
-        condition, statement, otherwise = properties(name)["PolicyDocument"]["Statement"][0]["Fn::If"]
-        assert (condition, otherwise) == ("Tls", {"Ref": "AWS::NoValue"})
-        yield statement
+    yield from properties("DeadLettersPolicy")["PolicyDocument"]["Statement"]
+    condition, statement, otherwise = properties("TopicPolicy")["PolicyDocument"]["Statement"][0]["Fn::If"]
+    assert (condition, otherwise) == ("Tls", {"Ref": "AWS::NoValue"})
+    yield statement
 
 
 def test_each_alarm_is_announced_on_the_topic() -> None:

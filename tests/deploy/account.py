@@ -63,6 +63,17 @@ class Account:
         arn: str = secrets_manager.describe_secret(SecretId=name)["ARN"]
         return arn
 
+    def key(self, spec: str, usage: str) -> str:
+        """The ARN of a new KMS key, whose policy leaves it to the account's own policies who may use it."""
+        made = self.client("kms").create_key(KeySpec=spec, KeyUsage=usage)
+        arn: str = made["KeyMetadata"]["Arn"]
+        return arn
+
+    def physical_id(self, stack: str, name: str) -> str:
+        detail = self.client("cloudformation").describe_stack_resource(StackName=stack, LogicalResourceId=name)
+        found: str = detail["StackResourceDetail"]["PhysicalResourceId"]
+        return found
+
     def deploy(self, stack: str, parameters: dict[str, str], *, update: bool = False) -> dict[str, str]:
         """The stack's outputs. Raises StackError."""
         request = {

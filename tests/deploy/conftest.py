@@ -7,16 +7,23 @@ from tests.deploy.account import Account, Keys
 from tests.servers import Aws
 
 STACK = "probe-backup"
-SECRET = "probe-database-url"
+HARDENED, STRICT = "probe-hardened", "probe-strict"
+TABLE = "notes.notes.json.gz"
+DATA, INDEX = f"backups/there/data/{TABLE}", f"backups/there/index/{TABLE}"
+MANIFEST, SIGNATURE, PROOF = (f"backups/there/{name}" for name in ("manifest.json", "manifest.sig", "proof/1.json"))
+KEPT = (DATA, INDEX, MANIFEST, SIGNATURE, PROOF)
+REQUEST, KEY_RECORD = "backups/there/request.json", "idempotency/there.json"
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """The stack, with the probe for a package, and who may call it."""
+    """A stack, with the probe for a package, and who may call it."""
 
     account: Account
+    stack: str
     parameters: dict[str, str]
     outputs: dict[str, str]
+    names: dict[str, str]  # what calls speak of: outputs, parameters, log groups, an upload, versions of objects
     scheduler: Keys
     ops: Keys
     nobody: Keys  # a user of the account without any right
@@ -24,21 +31,75 @@ class Deployed:
 
 @pytest.fixture(scope="session")
 def deployed(aws: Aws) -> Deployed:
+    """As the template's defaults make it: encrypted by S3, no Object Lock; signed with a secret's key."""
     account = Account(aws)
+    return _deploy(account, STACK, {"SigningKeyArn": account.secret("probe-signing-key")})
+
+
+@pytest.fixture(scope="session")
+def hardened(aws: Aws) -> Deployed:
+    """Signed and encrypted by KMS, under Object Lock."""
+    account = Account(aws)
+    key_arn = account.key("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+    signing_key_arn = account.key("ECC_NIST_EDWARDS25519", "SIGN_VERIFY")
+    more = {"SigningKeyArn": signing_key_arn, "KmsKeyArn": key_arn, "ObjectLockDays": "1"}
+    return _deploy(account, HARDENED, more)
+
+
+@pytest.fixture(scope="session")
+def strict(aws: Aws) -> Deployed:
+    """As on AWS, where plain HTTP, which is all that the emulator speaks, is refused."""
+    account = Account(aws)
+    return _deploy(account, STRICT, {"SigningKeyArn": account.secret("probe-signing-key"), "RequireTls": "true"})
+
+
+def _deploy(account: Account, stack: str, more: dict[str, str]) -> Deployed:
     parameters = {
         "CodeBucket": "probe-code",
         "CodeKey": account.upload(probe.package()),
-        "DatabaseSecretArn": account.secret(SECRET),
+        "DatabaseSecretArn": account.secret("probe-database-url"),
+        "ProofDatabaseSecretArn": account.secret("probe-proof-database-url"),
         "RequireTls": "false",
+        **more,
     }
-    outputs = account.deploy(STACK, parameters)
-    for key in ("backups/there/request.json", "idempotency/there.json"):
-        account.client("s3").put_object(Bucket=outputs["BucketName"], Key=key, Body=b"{}")
+    outputs = account.deploy(stack, parameters)
+    if "ObjectLockDays" in more:
+        _lock_and_encrypt(account, outputs["BucketName"], more["KmsKeyArn"])
     return Deployed(
         account,
+        stack,
         parameters,
         outputs,
-        scheduler=account.user("probe-scheduler", outputs["SchedulerPolicyArn"]),
-        ops=account.user("probe-ops", outputs["OpsPolicyArn"]),
-        nobody=account.user("probe-nobody"),
+        names={**parameters, **outputs, **_things_of(account, stack, outputs)},
+        scheduler=account.user(f"{stack}-scheduler", outputs["SchedulerPolicyArn"]),
+        ops=account.user(f"{stack}-ops", outputs["OpsPolicyArn"]),
+        nobody=account.user(f"{stack}-nobody"),
     )
+
+
+def _lock_and_encrypt(account: Account, bucket: str, key_arn: str) -> None:
+    """What the template says of the bucket and the emulator's CloudFormation passes over."""
+    s3 = account.client("s3")
+    s3.put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled"})
+    by_default = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key_arn}
+    rules = [{"ApplyServerSideEncryptionByDefault": by_default, "BucketKeyEnabled": True}]
+    s3.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": rules})
+
+
+def _things_of(account: Account, stack: str, outputs: dict[str, str]) -> dict[str, str]:
+    bucket, s3 = outputs["BucketName"], account.client("s3")
+    versions = {
+        key: s3.put_object(Bucket=bucket, Key=key, Body=b"{}")["VersionId"] for key in (REQUEST, KEY_RECORD, *KEPT)
+    }
+    subscribed = account.client("sns").subscribe(
+        TopicArn=outputs["TopicArn"], Protocol="email", Endpoint="ada@example.com", ReturnSubscriptionArn=True
+    )
+    return {
+        "ApiLog": account.physical_id(stack, "ApiLog"),
+        "WorkerLog": account.physical_id(stack, "WorkerLog"),
+        "SubscriptionArn": subscribed["SubscriptionArn"],
+        "UploadId": s3.create_multipart_upload(Bucket=bucket, Key=DATA)["UploadId"],
+        "RequestVersion": versions[REQUEST],
+        "DataVersion": versions[DATA],
+        "IndexVersion": versions[INDEX],
+    }

@@ -13,6 +13,9 @@ METHODS = {
     ("GET", "/backups"): "/backups",
     ("GET", "/backups/before/20261122T020000Z-3f9a2c1b"): "/backups/before/{backup_id}",
     ("GET", "/backups/20261122T020000Z-3f9a2c1b"): "/backups/{backup_id}",
+    ("POST", "/backups/20261122T020000Z-3f9a2c1b/cancel"): "/backups/{backup_id}/cancel",
+    ("POST", "/backups/20261122T020000Z-3f9a2c1b/proofs"): "/backups/{backup_id}/proofs",
+    ("GET", "/backups/20261122T020000Z-3f9a2c1b/tables/notes.notes"): "/backups/{backup_id}/tables/{table}",
     ("POST", "/subscriptions"): "/subscriptions",
     ("GET", "/subscriptions"): "/subscriptions",
 }

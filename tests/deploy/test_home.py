@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import home as homes
+from deploy.local import signing
 from deploy.local.home import Home, HomeError
 
 
@@ -110,3 +111,20 @@ def test_reset_removes_it_and_what_lies_outside(tmp_path: Path) -> None:
     homes.remove(home.path)
     assert not home.path.exists()
     assert not private.exists()
+
+
+def test_the_key_that_signs_backups_is_made_once_and_only_the_owner_reads_it(tmp_path: Path) -> None:
+    home = Home.open(tmp_path / "home")
+    made = signing.kept(home)
+    assert made == signing.kept(Home.open(tmp_path / "home"))
+    assert stat.S_IMODE((home.path / signing.FILE).stat().st_mode) == 0o600
+    assert made != signing.kept(Home.open(tmp_path / "other"))
+    assert made.pem not in repr(made)
+
+
+def test_a_damaged_signing_key_is_named_and_never_replaced(tmp_path: Path) -> None:
+    home = Home.open(tmp_path / "home")
+    home.write_private(signing.FILE, "-----BEGIN PRIVATE KEY-----\n")
+    with pytest.raises(HomeError, match=r"signing-key\.pem is damaged: put it back"):
+        signing.kept(home)
+    assert (home.path / signing.FILE).read_text() == "-----BEGIN PRIVATE KEY-----\n"

@@ -44,6 +44,8 @@ def parameters(account: Account) -> dict[str, str]:
         "CodeBucket": CODE_BUCKET,
         "CodeKey": account.upload(probe.package()),
         "DatabaseSecretArn": account.secret("database-url"),
+        "ProofDatabaseSecretArn": account.secret("proof-database-url"),
+        "SigningKeyArn": account.secret("signing-key"),
         "RequireTls": "false",
     }
 

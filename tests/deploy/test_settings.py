@@ -27,6 +27,7 @@ def test_the_defaults_are_the_same_rule() -> None:
         ({"HOLDFAST_DATABASE_URL": "garbage"}, "HOLDFAST_DATABASE_URL must be of the form postgresql://"),
         ({"HOLDFAST_DATABASE_URL": "postgresql://u:s3cret@h:99999/d"}, "HOLDFAST_DATABASE_URL must be of the form"),
         ({"HOLDFAST_DATABASE_URL": "postgresql://h/d?sslmode=require"}, "without a query"),
+        ({"HOLDFAST_PROOF_DATABASE_URL": "http://h"}, "HOLDFAST_PROOF_DATABASE_URL must be of the form postgresql://"),
         ({"HOLDFAST_REDIS_URL": "http://h"}, "HOLDFAST_REDIS_URL must be of the form redis://"),
         ({"HOLDFAST_SMTP_URL": "http://h"}, "HOLDFAST_SMTP_URL must be of the form smtp://"),
     ],
