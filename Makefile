@@ -48,6 +48,7 @@ $(VENV)/emulator/.done: deploy/emulator/requirements.txt
 $(VENV)/cdk/.done: deploy/cdk/requirements.txt
 $(VENV)/notes_api/.done: services/notes_api/requirements.txt
 $(VENV)/scheduler/.done: services/scheduler/requirements.txt
+$(VENV)/backup_lambda/.done: services/backup_lambda/requirements.txt
 
 ENVIRONMENTS := local emulator notes_api scheduler
 
@@ -63,17 +64,35 @@ down: $(VENV)/local/.done ## stop what `make up` started in another terminal
 reset: $(VENV)/local/.done ## remove .local/, with all notes and backups in it
 	@$(VENV)/local/bin/python -m deploy.local reset
 
+# With the keys of ops, who may read the bucket and nothing else of it.
+.PHONY: verify
+verify: $(VENV)/backup_lambda/.done ## read this machine's backups: what is missing, altered or swapped
+	@set -a; . "$${HOLDFAST_HOME:-.local}/env"; PYTHONPATH=services exec $(VENV)/backup_lambda/bin/python \
+		-m backup_lambda verify --bucket "$$BACKUP_BUCKET" --key "$$SIGNING_KEY" --read-data
+
 .PHONY: help
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
 
 # The same interpreter for tests of all services, and one with CDK, which brings its own Node.
-TESTED := dev local emulator notes_api scheduler cdk
+TESTED := dev local emulator notes_api scheduler backup_lambda cdk
 
 .PHONY: test
-test: $(TESTED:%=$(VENV)/%/.done) ## all the tests
-	@$(VENV)/dev/bin/python -m coverage run -m pytest --ignore=tests/cdk
+test: $(TESTED:%=$(VENV)/%/.done) ## all the tests, in two halves at a time: they mostly wait for servers
+	@rm -f .coverage .coverage.*
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-services test-stack
+	@$(VENV)/dev/bin/python -m coverage combine --quiet
 	@$(VENV)/dev/bin/python -m coverage report
+
+PYTEST := $(VENV)/dev/bin/python -m coverage run -m pytest
+
+.PHONY: test-services
+test-services:
+	@$(PYTEST) tests/notes_api tests/scheduler tests/backup_lambda tests/contract
+
+.PHONY: test-stack
+test-stack:
+	@$(PYTEST) tests/deploy tests/system tests/bench
 	@$(VENV)/cdk/bin/python -m pytest tests/cdk
 
 MYPY := $(VENV)/dev/bin/python -m mypy --no-error-summary
@@ -92,6 +111,10 @@ format: $(VENV)/dev/.done ## put the code into its form
 
 .PHONY: check
 check: lint test ## what CI runs
+
+.PHONY: bench
+bench: $(VENV)/dev/.done $(VENV)/emulator/.done ## measure dumps beside pg_dump and others; BENCH='--rows 5000000 --only memory'
+	@$(VENV)/dev/bin/python -m tests.bench $(BENCH)
 
 .PHONY: package
 package: $(VENV)/dev/.done $(VENV)/emulator/.done ## build the function packages, for this machine and for Lambda

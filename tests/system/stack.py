@@ -1,11 +1,14 @@
 """A whole stack, driven from outside as a person does it: by its command, its addresses, its folder."""
 
+import asyncio
+import json
 import os
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -13,6 +16,7 @@ from email.policy import default as modern
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import asyncpg
 import httpx
 import psutil
 import pytest
@@ -23,6 +27,7 @@ from botocore.credentials import Credentials
 ROOT = Path(__file__).parents[2]
 LOCAL_PYTHON = ROOT / ".venv" / "local" / "bin" / "python"
 DAILY_BACKUP = "00000000-0000-7000-8000-000000000001"
+UNDER_WAY = ("queued", "running")  # a backup in any other state has ended
 T = TypeVar("T")
 
 
@@ -90,11 +95,27 @@ class Stack:
         signature = Signature(keys, "execute-api", env["AWS_REGION"])
         return httpx.Client(base_url=env["BACKUPS_URL"] + "/", auth=signature, timeout=30)
 
-    def bucket(self) -> httpx.Client:
+    def bucket(self, access_key: str = "", secret_key: str = "") -> httpx.Client:
+        """As ops see it, who may only read, unless other keys are given."""
         env = self.env
-        keys = Credentials(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"])
+        keys = Credentials(access_key or env["AWS_ACCESS_KEY_ID"], secret_key or env["AWS_SECRET_ACCESS_KEY"])
         url = f"{env['AWS_ENDPOINT_URL']}/{env['BACKUP_BUCKET']}/"
         return httpx.Client(base_url=url, auth=Signature(keys, "s3", env["AWS_REGION"]))
+
+    def root_keys(self) -> tuple[str, str]:
+        """Of who may do anything in the account, which nobody works with."""
+        secrets = json.loads((self.home / "secrets.json").read_text())
+        return secrets["aws_root_access_key"], secrets["aws_root_secret_key"]
+
+    def keys_of(self, user: str) -> tuple[str, str]:
+        keys = json.loads((self.home / f"{user}.json").read_text())
+        return keys["access_key"], keys["secret_key"]
+
+    def backup(self, backup_id: str) -> dict[str, Any]:
+        with self.backups() as backups:
+            answer = backups.get(f"backups/{backup_id}")
+            assert answer.status_code == 200, answer.text
+            return cast("dict[str, Any]", answer.json())
 
     def mails(self) -> list[EmailMessage]:
         """In order of arrival."""
@@ -116,6 +137,39 @@ class Stack:
 
     def ended(self, run_id: str) -> dict[str, Any]:
         return eventually(lambda: run if (run := self.run(run_id))["state"] in ("succeeded", "failed") else None)
+
+    @contextmanager
+    def locked(self, table: str) -> Iterator[Callable[[], bool]]:
+        """As a migration does it: nobody reads the table meanwhile. Gives whether somebody waits for it."""
+        waiting = "select exists (select from pg_locks where not granted and relation = $1::text::regclass)"
+        with self.holding(f"lock table {table} in access exclusive mode") as ask:
+            yield lambda: bool(ask(waiting, table))
+
+    @contextmanager
+    def holding(self, statement: str) -> Iterator[Callable[..., Any]]:
+        """A transaction that did this, and stays open. Gives what asks for a value in it."""
+        with asyncio.Runner() as runner:
+            connection = runner.run(asyncpg.connect(self.env["DATABASE_URL"]))
+            runner.run(connection.execute(f"begin; {statement}"))
+            try:
+                yield lambda query, *arguments: runner.run(connection.fetchval(query, *arguments))
+            finally:
+                connection.terminate()  # the server may be gone
+                runner.run(asyncio.sleep(0))
+
+    def execute(self, statements: str) -> None:
+        """As the superuser."""
+
+        async def execute() -> None:
+            connection = await asyncpg.connect(self.env["DATABASE_URL"])
+            await connection.execute(statements)
+            await connection.close()
+
+        asyncio.run(execute())
+
+    def mail_about(self, backup_id: str, to: str = "") -> EmailMessage:
+        """The first one that speaks of it."""
+        return eventually(lambda: [m for m in self.mails() if backup_id in m.get_content() and to in ("", m["To"])])[0]
 
     def subscribe(self, email: str, **more: Any) -> None:
         """And wait for the confirmation by mail."""

@@ -8,10 +8,10 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from tests.system.stack import Stack, eventually
+from tests.system.stack import UNDER_WAY, Stack, eventually
 
 
-def test_a_triggered_schedule_ends_in_a_stored_backup_and_a_mail(stack: Stack) -> None:
+def test_a_triggered_schedule_ends_in_a_proven_backup_and_a_mail(stack: Stack) -> None:
     stack.subscribe("bob@example.org")
     with stack.notes() as notes:
         note = notes.post(
@@ -23,7 +23,10 @@ def test_a_triggered_schedule_ends_in_a_stored_backup_and_a_mail(stack: Stack) -
         backup = backups.get(f"backups/{run['backup_id']}").json()
         manifest = bucket.get(f"backups/{backup['id']}/manifest.json").json()
         stored = bucket.get(f"backups/{backup['id']}/data/notes.notes.json.gz").content
-    assert backup["state"] == "stored"
+        proof = bucket.get(f"backups/{backup['id']}/proof/1.json").json()
+        signature = bucket.get(f"backups/{backup['id']}/manifest.sig").json()
+    assert (backup["state"], proof["verdict"], backup["announced"]) == ("proven", "proven", True)
+    assert signature["key"] == stack.env["SIGNING_KEY"]
     (table,) = [table for table in manifest["tables"] if table["name"] == "notes.notes"]
     lines = gzip.decompress(stored)
     assert hashlib.sha256(lines).hexdigest() == table["sha256"]
@@ -33,10 +36,8 @@ def test_a_triggered_schedule_ends_in_a_stored_backup_and_a_mail(stack: Stack) -
     assert {name: row[name] for name in ("title", "content", "tags")} == {
         name: note[name] for name in ("title", "content", "tags")
     }
-    mail = eventually(
-        lambda: [m for m in stack.mails() if backup["id"] in m.get_content() and m["To"] == "bob@example.org"]
-    )[0]
-    assert "stored" in mail["Subject"]
+    mail = stack.mail_about(backup["id"], to="bob@example.org")
+    assert "PROVEN" in mail["Subject"]
     assert f"{backup['rows']:,}" in mail.get_content()
 
 
@@ -66,8 +67,8 @@ def test_ops_start_a_backup_and_a_repeated_key_is_the_same_one(stack: Stack) -> 
         other = backups.post("backups", json={"label": "another"}, headers={"Idempotency-Key": "by-hand"})
         assert (first.status_code, again.json()["id"], other.status_code) == (202, first.json()["id"], 422)
         followed = urljoin(str(first.request.url), first.headers["Location"])
-        ended = eventually(lambda: b if (b := backups.get(followed).json())["state"] in ("stored", "failed") else None)
-    assert (ended["state"], ended["label"]) == ("stored", "by hand")
+        ended = eventually(lambda: b if (b := backups.get(followed).json())["state"] not in UNDER_WAY else None)
+    assert (ended["state"], ended["label"]) == ("proven", "by hand")
 
 
 def test_a_long_note_passes_nginx(stack: Stack) -> None:
@@ -101,7 +102,7 @@ def test_a_body_changed_after_signing_is_refused(stack: Stack) -> None:
 
 def test_a_subscription_chooses_its_events(stack: Stack) -> None:
     stack.subscribe("abe@example.org", events=["backup.failed"])  # mails go out in the order of addresses
-    stack.subscribe("zoe@example.org", events=["backup.stored"])
+    stack.subscribe("zoe@example.org", events=["backup.proven"])
     run = stack.ended(stack.trigger())
     eventually(
         lambda: [m for m in stack.mails() if m["To"] == "zoe@example.org" and run["backup_id"] in m.get_content()]

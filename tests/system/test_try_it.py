@@ -1,5 +1,6 @@
 """The README is right: its "Try it" is run as it stands, and its tables name what there is."""
 
+import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -8,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from backup_lambda.settings import WorkerSettings
 from deploy.local.settings import PREFIX, ROOT, Settings
 from tests.system.stack import Stack
 
 README = (ROOT / "README.md").read_text()
+TEMPLATE = json.loads((ROOT / "deploy" / "cdk" / "templates" / "backup.json").read_text())
+PARAMETERS = TEMPLATE["Parameters"]
+VARIABLES = TEMPLATE["Resources"]["Worker"]["Properties"]["Environment"]["Variables"]
 
 
 def section(title: str) -> str:
@@ -42,7 +47,9 @@ def test_try_it_walks_through_the_whole_chain(new_stack: Callable[[], Stack], tm
     assert re.search(r'"state": ?"succeeded"', said)
     assert "\n403\n" in said, "the unsigned call"
     assert re.search(r'^\{"id":"[0-9a-f-]{36}",.*"title":"Groceries"', said, re.MULTILINE), "by zcat"
-    assert re.search(r"^Subject: .*\bstored\b", said, re.MULTILINE)
+    assert re.search(r"^Subject: .*\bPROVEN\b", said, re.MULTILINE)
+    assert said.count('"state":"proven"') >= 2, "in the list, and in the answer that was waited for"
+    assert said.count('"title":"Groceries"') >= 3, "written, by zcat, and by the link"
     assert re.search(r"\b1 row\b|\b\d+ rows\b", said), "the mail says how many"
 
 
@@ -54,6 +61,32 @@ def test_the_table_of_settings_is_whole() -> None:
         f"{PREFIX}{field.name.upper()}": str(field.default).removeprefix(f"{ROOT}/") for field in fields(Settings)
     }
     assert named == defaults
+
+
+def test_the_table_of_parameters_is_whole() -> None:
+    """Every parameter of the template and every setting of the worker, and which of the two gives which."""
+    rows = re.findall(r"^\| `?(\w*?)`? ?\| `?(\w*?)`? ?\| `?(\S*?)`? ?\| ", section("On AWS"), re.MULTILINE)
+    named = [row for row in rows if row[0] != "parameter"]
+    assert {name: default for name, _, default in named if name} == {
+        name: each.get("Default", "") for name, each in PARAMETERS.items()
+    }
+    assert sorted(setting for _, setting, _ in named if setting) == sorted(
+        f"{PREFIX}{name.upper()}" for name in WorkerSettings.model_fields
+    )
+    assert {setting: name for name, setting, _ in named if setting and name} == {
+        setting: value["Ref"] for setting, value in VARIABLES.items() if value.get("Ref") in PARAMETERS
+    }
+
+
+def test_the_templates_defaults_are_those_of_the_settings() -> None:
+    arn = "arn:aws:secretsmanager:eu-north-1:123456789012:secret:x"
+    needed = {
+        f"{PREFIX}{name.upper()}": arn for name, each in WorkerSettings.model_fields.items() if each.is_required()
+    }
+    by_default = {
+        setting: PARAMETERS.get(value.get("Ref"), {}).get("Default", arn) for setting, value in VARIABLES.items()
+    }
+    assert WorkerSettings.from_env(by_default) == WorkerSettings.from_env(needed)
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])

@@ -141,7 +141,7 @@ def _finds(stack: Stack, note_id: str, backup_id: str) -> None:
     """The note, the backup, the bucket's objects, and the subscription, by its next mail."""
     with stack.notes() as notes, stack.backups() as backups:
         assert notes.get(f"/v1/notes/{note_id}").status_code == 200
-        assert backups.get(f"backups/{backup_id}").json()["state"] == "stored"
+        assert backups.get(f"backups/{backup_id}").json()["state"] == "proven"
     next_backup = stack.ended(stack.trigger())["backup_id"]
     eventually(lambda: [mail for mail in stack.mails() if next_backup in mail.get_content()])
     confirmations = [mail for mail in stack.mails() if "subscribed" in mail["Subject"]]
