@@ -80,19 +80,19 @@ TESTED := dev local emulator notes_api scheduler backup_lambda cdk
 .PHONY: test
 test: $(TESTED:%=$(VENV)/%/.done) ## all the tests, in two halves at a time: they mostly wait for servers
 	@rm -f .coverage .coverage.*
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-services test-stack
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-backups test-rest
 	@$(VENV)/dev/bin/python -m coverage combine --quiet
 	@$(VENV)/dev/bin/python -m coverage report
 
 PYTEST := $(VENV)/dev/bin/python -m coverage run -m pytest
 
-.PHONY: test-services
-test-services:
-	@$(PYTEST) tests/notes_api tests/scheduler tests/backup_lambda tests/contract
+.PHONY: test-backups
+test-backups:
+	@$(PYTEST) tests/backup_lambda
 
-.PHONY: test-stack
-test-stack:
-	@$(PYTEST) tests/deploy tests/system tests/bench
+.PHONY: test-rest
+test-rest:
+	@$(PYTEST) --ignore=tests/backup_lambda --ignore=tests/cdk
 	@$(VENV)/cdk/bin/python -m pytest tests/cdk
 
 MYPY := $(VENV)/dev/bin/python -m mypy --no-error-summary

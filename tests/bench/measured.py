@@ -1,7 +1,7 @@
 """What is measured in a process of its own, so that its memory is its own: `python -m tests.bench.measured NAME`.
 
-It prints how long the work took, from connecting to the end, and the most memory that the process ever had. The
-interpreter's start is not counted: Lambda starts a process once.
+It prints how long the work took, from connecting to the end (the engine's: from its first row on), and the most memory
+that the process ever had. The interpreter's start is not counted: Lambda starts a process once.
 """
 
 import asyncio

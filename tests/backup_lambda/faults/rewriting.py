@@ -2,7 +2,7 @@
 
 import gzip
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from backup_lambda import blocks, signing
@@ -27,9 +27,7 @@ async def sign_again(world: World, backup_id: str, change: Change) -> None:
     await put(world, f"{folder(backup_id)}manifest.sig", await signing.signature_of(SIGNER, body))
 
 
-async def rewrite(
-    world: World, backup_id: str, table: str, rewritten: Callable[[bytes], bytes], written_as: Mapping[str, str]
-) -> None:
+async def rewrite(world: World, backup_id: str, table: str, rewritten: Callable[[bytes], bytes]) -> None:
     """The table's rows are others now, and everything in the manifest fits them but what PostgreSQL said of its own."""
     manifest = await world.read_json(f"{folder(backup_id)}manifest.json")
     [entry] = [each for each in manifest["tables"] if each["name"] == table]
@@ -52,7 +50,5 @@ async def rewrite(
         for each in values["tables"]:
             if each["name"] == table:
                 each.update(changes)
-                for column in each["catalogue"]["columns"]:
-                    column["written_as"] = written_as.get(column["name"], column["written_as"])
 
     await sign_again(world, backup_id, change)

@@ -177,27 +177,21 @@ async def test_the_manifest_is_removed(worker: Worker, world: World, proven: str
     await ends(proven, "failed", notices=(0,))
 
 
-BOUNDS = (b'"numbers":"[2:3]={7,8}"', b'"numbers":"{7,8}"')
-NULL = (b'"said":"null"', b'"said":null')
-
-
 @pytest.mark.fault("the rows are others, and their JSON and all digests fit")
 @pytest.mark.parametrize(
-    ("old", "new", "written_as"),
+    ("old", "new"),
     [
-        (*BOUNDS, {}),
-        (b'"said":"null"', b'"said":null', {}),
-        (b'"said":null', b'"said":"null"', {}),
-        (b'"exact":12345678901234567891.12', b'"exact":12345678901234567891.120', {}),
-        (b"2026-11-22T02:00:01+00:00", b"2026-11-22T02:00:01.000001+00:00", {}),
+        (b'"numbers":"[2:3]={7,8}"', b'"numbers":"{7,8}"'),
+        (b'"said":"null"', b'"said":null'),
+        (b'"said":null', b'"said":"null"'),
+        (b'"exact":12345678901234567891.12', b'"exact":12345678901234567891.120'),
+        (b"2026-11-22T02:00:01+00:00", b"2026-11-22T02:00:01.000001+00:00"),
     ],
     ids=["bounds of arrays", "JSON null made NULL", "NULL made JSON null", "a zero at the end", "a microsecond"],
 )
-async def test_rows_are_rewritten(
-    worker: Worker, world: World, proven: str, ends: End, old: bytes, new: bytes, written_as: dict[str, str]
-) -> None:
+async def test_rows_are_rewritten(worker: Worker, world: World, proven: str, ends: End, old: bytes, new: bytes) -> None:
     """As if the engine had lost it: only the hash that PostgreSQL gave of the rows in the snapshot tells."""
-    await rewrite(world, proven, "notes.oddities", lambda rows: rows.replace(old, new), written_as)
+    await rewrite(world, proven, "notes.oddities", lambda rows: rows.replace(old, new))
     assert await found(world) <= {"manifest.json", "proof/1.json"}
     await proven_again(worker, proven)
     await ends(proven, "broken", reason="row_hash of notes.oddities")
@@ -208,7 +202,7 @@ async def test_rows_are_in_another_order(worker: Worker, world: World, proven: s
     def reversed_rows(rows: bytes) -> bytes:
         return b"".join(reversed(rows.splitlines(keepends=True)))
 
-    await rewrite(world, proven, "scheduler.runs", reversed_rows, {})
+    await rewrite(world, proven, "scheduler.runs", reversed_rows)
     await proven_again(worker, proven)
     await ends(proven, "broken", reason="scheduler.runs")
 
