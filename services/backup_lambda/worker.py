@@ -120,14 +120,13 @@ class Worker:
         """
         task = await self._not_taken(task)
         while not (lease := await self._lease(task)):
-            body = (await self.means.store.get(f"{folder(task.backup_id)}progress.json")).body
-            progress = understood(body)
-            at_work = progress is not None and progress.live(self.means.now()) and not progress.announced
-            tried, task = task, await self._not_taken(task)
-            if not at_work and task == tried:
+            progress = understood((await self.means.store.get(f"{folder(task.backup_id)}progress.json")).body)
+            task = await self._not_taken(task)
+            if progress is None or progress.free_for(task.name, self.means.now()):
+                continue  # the other one has just ended
+            if progress.announced or not progress.live(self.means.now()):
                 return task, None
-            if at_work:
-                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
         return task, lease
 
     async def _not_taken(self, task: Task) -> Task:

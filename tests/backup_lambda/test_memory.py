@@ -29,7 +29,7 @@ async def test_twice_the_rows_take_no_more_memory(
     worker = worker_for(world, cluster.url("notes_backup", database))
     await owner.execute(ROWS)
     peaks = []
-    for megabytes in (35, 35):
+    for megabytes in (70, 70):
         await owner.execute(f"call notes.add({megabytes * 1000})")
         backup_id = await world.wish()
         tracemalloc.start()

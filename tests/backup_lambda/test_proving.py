@@ -12,8 +12,9 @@ from backup_lambda import backups, signing
 from backup_lambda.errors import AwsUnavailable, BackupNotFound, Cancelled, DeadlineReached, NotYet
 from backup_lambda.guards import KEPT_SECONDS, cancelled
 from backup_lambda.lease import LAST_ATTEMPT, Lease
+from backup_lambda.notices import Topic
 from backup_lambda.schemas import Backup
-from backup_lambda.store import S3Store
+from backup_lambda.store import S3Store, Stored
 from backup_lambda.tasks import Task
 from backup_lambda.worker import Worker
 from tests.backup_lambda.world import Connection, Signing, World, a_long_time, until, utc_now, worker_for
@@ -271,6 +272,51 @@ async def test_who_accepts_what_is_suspect_is_heard_beside_others(
     assert await worker.do(accepting, a_long_time) == "left alone", "it was heard"
     assert await world.keys(f"backups/{backup_id}/proof/") == before
     assert len(await world.notices()) == 2
+
+
+class EndsBetweenTwoLooks(S3Store):
+    """Whoever looks at `progress.json` for the n-th time sees what another worker has done just before."""
+
+    def at(self, look: int, act: Callable[[], Awaitable[None]]) -> "EndsBetweenTwoLooks":
+        self._looks_left, self._act = look, act
+        return self
+
+    async def get(self, key: str) -> Stored:
+        if key.endswith("/progress.json"):
+            self._looks_left -= 1
+            if self._looks_left == 0:
+                await self._act()
+        return await super().get(key)
+
+
+@pytest.mark.parametrize("look", range(1, 5))
+async def test_who_accepts_what_is_suspect_is_heard_whenever_the_other_one_ends(
+    worker: Worker, world: World, owner: Connection, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    """Its proof is written; between two looks of ours its end is announced, too."""
+    monkeypatch.setattr("backup_lambda.worker.LOOK_AGAIN_SECONDS", 0.05)
+    await owner.execute("delete from notes.notes")
+    backup_id = await made(world, worker)
+    recorded, go_on = asyncio.Event(), asyncio.Event()
+
+    class Late:
+        async def publish(self, **notice: Any) -> None:
+            recorded.set()
+            await go_on.wait()
+            await world.sns.publish(**notice)
+
+    slow = replace(worker, topic=Topic(Late(), world.topic.arn))
+    other = asyncio.create_task(slow.do(a_proof(backup_id, 2), a_long_time))
+    await recorded.wait()
+
+    async def end() -> None:
+        go_on.set()
+        assert await other == "suspect"
+
+    store = EndsBetweenTwoLooks(world.s3, world.bucket).at(look, end)
+    ours = with_means(worker, store=store)
+    assert await ours.do(a_proof(backup_id, 2, accept_suspect=True), a_long_time) == "proven"
+    assert (await world.read_json(f"backups/{backup_id}/proof/3.json"))["accepts_suspect"]
 
 
 async def test_who_accepts_what_is_suspect_is_heard_after_others(worker: Worker, world: World) -> None:
