@@ -22,11 +22,14 @@ lock: $(UV) ## pin all requirements anew, with hashes
 	@for service in $(SERVICES); do \
 		$(COMPILE) services/$$service/pyproject.toml -o services/$$service/requirements.txt; \
 	done
+	@$(COMPILE) services/backup_lambda/pyproject.toml --extra cli $(SERVICES:%=-c services/%/requirements.txt) \
+		-o services/backup_lambda/requirements-cli.txt
 	@$(COMPILE) deploy/emulator/requirements.in -o deploy/emulator/requirements.txt
 	@$(COMPILE) deploy/local/requirements.in -c services/backup_lambda/requirements.txt -o deploy/local/requirements.txt
 	@$(COMPILE) deploy/cdk/requirements.in -o deploy/cdk/requirements.txt
-	@$(COMPILE) tests/requirements.in deploy/local/requirements.in $(SERVICES:%=services/%/pyproject.toml) \
-		$(SERVICES:%=-c services/%/requirements.txt) -c deploy/local/requirements.txt -o tests/requirements.txt
+	@$(COMPILE) tests/requirements.in deploy/local/requirements.in $(SERVICES:%=services/%/pyproject.toml) --extra cli \
+		$(SERVICES:%=-c services/%/requirements.txt) -c services/backup_lambda/requirements-cli.txt \
+		-c deploy/local/requirements.txt -o tests/requirements.txt
 
 $(UV): deploy/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -48,7 +51,7 @@ $(VENV)/emulator/.done: deploy/emulator/requirements.txt
 $(VENV)/cdk/.done: deploy/cdk/requirements.txt
 $(VENV)/notes_api/.done: services/notes_api/requirements.txt
 $(VENV)/scheduler/.done: services/scheduler/requirements.txt
-$(VENV)/backup_lambda/.done: services/backup_lambda/requirements.txt
+$(VENV)/backup_lambda/.done: services/backup_lambda/requirements-cli.txt
 
 ENVIRONMENTS := local emulator notes_api scheduler
 
@@ -69,6 +72,9 @@ reset: $(VENV)/local/.done ## remove .local/, with all notes and backups in it
 verify: $(VENV)/backup_lambda/.done ## read this machine's backups: what is missing, altered or swapped
 	@set -a; . "$${HOLDFAST_HOME:-.local}/env"; PYTHONPATH=services exec $(VENV)/backup_lambda/bin/python \
 		-m backup_lambda verify --bucket "$$BACKUP_BUCKET" --key "$$SIGNING_KEY" --read-data
+
+.PHONY: cli
+cli: $(VENV)/backup_lambda/.done ## install what `python -m backup_lambda` needs; the README shows its use
 
 .PHONY: help
 help: ## list the commands
@@ -113,7 +119,7 @@ format: $(VENV)/dev/.done ## put the code into its form
 check: lint test ## what CI runs
 
 .PHONY: bench
-bench: $(VENV)/dev/.done $(VENV)/emulator/.done ## measure dumps beside pg_dump and others; BENCH='--rows 5000000 --only memory'
+bench: $(VENV)/dev/.done $(VENV)/emulator/.done ## measure dumps, restores and reads beside pg_dump and others; BENCH='--rows 5000000 --only memory'
 	@$(VENV)/dev/bin/python -m tests.bench $(BENCH)
 
 .PHONY: package

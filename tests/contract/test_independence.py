@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,23 @@ SERVICES = Path(__file__).parents[2] / "services"
 NAMES = sorted(path.name for path in SERVICES.iterdir() if (path / "pyproject.toml").exists())
 # A command; the driver that SQLAlchemy loads by its URL; the time zones that the standard library reads.
 USED_WITHOUT_IMPORT = {"uvicorn", "asyncpg", "tzdata"}
+# Modules that only a command line loads, and the extra that says what it needs beside the service's own dependencies.
+COMMAND_LINE = ("__main__.py", "calls.py", "cli.py", "cli_restore.py", "gateway.py", "terminal.py", "views.py")
+EXTRAS = {"cli": {("backup_lambda", file) for file in COMMAND_LINE}}
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "core", "base", "manager", "service", "misc"}
+
+
+def project_of(service: str) -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((SERVICES / service / "pyproject.toml").read_text())["project"]
+    return project
+
+
+def extras(service: str) -> list[str]:
+    return sorted(project_of(service).get("optional-dependencies", {}))
+
+
+def extras_of(service: str, file: str) -> list[str]:
+    return [extra for extra in extras(service) if (service, file) in EXTRAS[extra]]
 
 
 def test_there_are_three_services() -> None:
@@ -34,7 +51,8 @@ def test_a_service_imports_only_what_it_declares(service: str) -> None:
     undeclared = [
         (file, module)
         for file, module in imports(service)
-        if module not in known and not declared(service) & {canonical(name) for name in provided_by.get(module, [])}
+        if module not in known
+        and not declared(service, *extras_of(service, file)) & {canonical(name) for name in provided_by.get(module, [])}
     ]
     assert undeclared == []
 
@@ -43,16 +61,30 @@ def test_a_service_imports_only_what_it_declares(service: str) -> None:
 def test_a_service_declares_only_what_it_imports(service: str) -> None:
     provided_by = packages_distributions()
     used = {canonical(name) for _, module in imports(service) for name in provided_by.get(module, [])}
-    assert declared(service) - used - USED_WITHOUT_IMPORT == set()
+    assert declared(service, *extras(service)) - used - USED_WITHOUT_IMPORT == set()
 
 
 @pytest.mark.parametrize("service", NAMES)
-def test_its_requirements_are_pinned_with_hashes_and_hold_what_it_declares(service: str) -> None:
-    text = (SERVICES / service / "requirements.txt").read_text()
+def test_what_an_extra_brings_is_imported_where_it_is_asked_for_only(service: str) -> None:
+    """So that what is deployed without it can be imported."""
+    with_extras = {Path(file).stem for file, _ in imports(service) if extras_of(service, file)}
+    assert [
+        (file, module)
+        for file, module in own_modules(service)
+        if module in with_extras and not extras_of(service, file)
+    ] == []
+
+
+WITH_EXTRAS = [(name, extra) for name in NAMES for extra in (None, *extras(name))]
+
+
+@pytest.mark.parametrize(("service", "extra"), WITH_EXTRAS)
+def test_its_requirements_are_pinned_with_hashes_and_hold_what_it_declares(service: str, extra: str | None) -> None:
+    text = (SERVICES / service / (f"requirements-{extra}.txt" if extra else "requirements.txt")).read_text()
     pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*])?==\S+(.*(?:\n    --hash=.*)+)", text, re.MULTILINE)
     lines = re.findall(r"^[A-Za-z0-9]", text, re.MULTILINE)
     assert len(pins) == len(lines), "every line has a version and hashes"
-    assert declared(service) <= {canonical(name) for name, _ in pins}
+    assert declared(service, *filter(None, [extra])) <= {canonical(name) for name, _ in pins}
     assert "://" not in text
 
 
@@ -82,9 +114,20 @@ def imports(service: str) -> Iterator[tuple[str, str]]:
                 yield file.name, node.module.split(".")[0]
 
 
-def declared(service: str) -> set[str]:
-    project = tomllib.loads((SERVICES / service / "pyproject.toml").read_text())["project"]
-    return {canonical(re.split(r"[\[<>=!~; ]", requirement)[0]) for requirement in project["dependencies"]}
+def own_modules(service: str) -> Iterator[tuple[str, str]]:
+    """`(file, module)` of every import of one of the service's own modules."""
+    for file in sorted((SERVICES / service).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == service:
+                yield from ((file.name, name) for name in (*node.module.split(".")[1:], *(a.name for a in node.names)))
+
+
+def declared(service: str, *extras: str) -> set[str]:
+    project = project_of(service)
+    requirements = [*project["dependencies"]]
+    for extra in extras:
+        requirements += project["optional-dependencies"][extra]
+    return {canonical(re.split(r"[\[<>=!~; ]", requirement)[0]) for requirement in requirements}
 
 
 def canonical(name: str) -> str:

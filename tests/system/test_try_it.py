@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backup_lambda.retention import Policy
 from backup_lambda.settings import WorkerSettings
 from deploy.local.settings import PREFIX, ROOT, Settings
 from tests.system.stack import Stack
@@ -29,21 +30,30 @@ def commands(text: str) -> Iterator[str]:
         yield re.sub(rf"^{indent}", "", block, flags=re.MULTILINE)
 
 
-def test_try_it_walks_through_the_whole_chain(new_stack: Callable[[], Stack], tmp_path: Path) -> None:
+@pytest.mark.timeout(240)
+def test_try_it_and_getting_it_back_walk_through_the_whole_chain(
+    new_stack: Callable[[], Stack], tmp_path: Path
+) -> None:
     """As a stranger does: on a stack that holds nothing yet."""
     stack = new_stack()
     stack.up()
-    script = "".join(commands(section("Try it"))).replace(". .local/env", f". {stack.home}/env")
+    script = "".join(
+        [*commands(section("Try it")), "echo; echo 'GETTING IT BACK'\n", *commands(section("Getting it back"))]
+    )
+    script = script.replace(". .local/env", f". {stack.home}/env").replace("make cli", f"make -C {ROOT} cli")
+    script = re.sub(r"(?<=PYTHONPATH=)(?=services)|(?<![\w/])(?=\.venv/)", f"{ROOT}/", script)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         check=False,
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=110,
+        timeout=200,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
-    assert "Groceries" in (said := done.stdout)
+    said, back = done.stdout.split("GETTING IT BACK")
+    assert "Groceries" in said
+    assert_all_of_it_is_back(back, done.stderr)
     assert re.search(r'"state": ?"succeeded"', said)
     assert "\n403\n" in said, "the unsigned call"
     assert re.search(r'^\{"id":"[0-9a-f-]{36}",.*"title":"Groceries"', said, re.MULTILINE), "by zcat"
@@ -51,6 +61,16 @@ def test_try_it_walks_through_the_whole_chain(new_stack: Callable[[], Stack], tm
     assert said.count('"state":"proven"') >= 2, "in the list, and in the answer that was waited for"
     assert said.count('"title":"Groceries"') >= 3, "written, by zcat, and by the link"
     assert re.search(r"\b1 row\b|\b\d+ rows\b", said), "the mail says how many"
+
+
+def assert_all_of_it_is_back(said: str, aside: str) -> None:
+    assert "DELETE 1\n" in said
+    assert re.search(r"^title +\"Groceries\"$", said, re.MULTILINE), "by `row`"
+    assert re.search(r"^notes.notes +1 +1 +0 +0 +0", said, re.MULTILINE), "by `restore`: a row was added"
+    assert '"title":"Groceries"' in said, "by NGINX, after the restore"
+    assert '"state":"completed"' in said, "by curl"
+    assert len(re.findall(r"^restore \S+ of \S+: completed", aside, re.MULTILINE)) == 4
+    assert re.search(r"^\d+ rows added, ", aside, re.MULTILINE), "by `diff`"
 
 
 def test_the_table_of_settings_is_whole() -> None:
@@ -65,7 +85,7 @@ def test_the_table_of_settings_is_whole() -> None:
 
 def test_the_table_of_parameters_is_whole() -> None:
     """Every parameter of the template and every setting of the worker, and which of the two gives which."""
-    rows = re.findall(r"^\| `?(\w*?)`? ?\| `?(\w*?)`? ?\| `?(\S*?)`? ?\| ", section("On AWS"), re.MULTILINE)
+    rows = re.findall(r"^\| `?(\w*?)`? ?\| `?(\w*?)`? ?\| `?([^|`]*?)`? ?\| ", section("On AWS"), re.MULTILINE)
     named = [row for row in rows if row[0] != "parameter"]
     assert {name: default for name, _, default in named if name} == {
         name: each.get("Default", "") for name, each in PARAMETERS.items()
@@ -87,6 +107,7 @@ def test_the_templates_defaults_are_those_of_the_settings() -> None:
         setting: PARAMETERS.get(value.get("Ref"), {}).get("Default", arn) for setting, value in VARIABLES.items()
     }
     assert WorkerSettings.from_env(by_default) == WorkerSettings.from_env(needed)
+    assert Policy.parse(PARAMETERS["Retention"]["Default"]) == Policy()
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
