@@ -3,6 +3,9 @@
 Every manifest names the one before it, with its digest. So one that was removed, or replaced, is missed by the next
 one, whoever did it and however well; only the newest of the chain is named by nobody but its announcement. Proofs are
 in no chain: the newest of a backup can be removed, with its signature, and nothing tells of it.
+
+Retention removes the data of a backup, says so in expired.json, and signs that: then nobody misses the data, and
+everybody the manifest.
 """
 
 import asyncio
@@ -16,7 +19,7 @@ from backup_lambda import blocks, signing
 from backup_lambda.errors import ObjectChanged, SignatureInvalid, StoredDiffers
 from backup_lambda.lease import Progress
 from backup_lambda.manifest import Manifest, TableEntry
-from backup_lambda.objects import ID, ROOT, folder, numbers
+from backup_lambda.objects import ID, ROOT, Expiry, folder, numbers
 from backup_lambda.proof import Proof
 from backup_lambda.store import S3Store
 
@@ -63,7 +66,7 @@ async def verify(store: S3Store, trusted_keys: Collection[str], *, read_data: bo
             one = _Backup(store, backup_id, await _names(store, backup_id), report)
             if link := await one.link(trusted_keys):
                 links[backup_id] = link
-                await one.check_objects(link, read_data=read_data)
+                await one.check_objects(link, trusted_keys, read_data=read_data)
                 await one.check_proofs(link, trusted_keys)
 
     await asyncio.gather(*[look(each) async for each in _ids(store)])
@@ -105,15 +108,15 @@ class _Backup:
             manifest = None
         return Link(hashlib.sha256(body).hexdigest(), manifest)
 
-    async def check_objects(self, link: Link, *, read_data: bool) -> None:
+    async def check_objects(self, link: Link, trusted_keys: Collection[str], *, read_data: bool) -> None:
         manifest = link.manifest
         if manifest is None:
             return
         if manifest.id != self.id:
             self._find("manifest.json", f"is that of {manifest.id}")
             return
-        if "expired.json" in self.etags:
-            self._find("expired.json", "says that retention removed its data: nothing of this release writes it")
+        if "expired.json" in self.etags and await self._has_expired(trusted_keys):
+            return  # its data is gone, or soon will be
         for table in manifest.tables:
             data, index = self._is_there(table.object), self._is_there(table.index)
             index_body = await self._index(table) if index else None
@@ -143,6 +146,21 @@ class _Backup:
             if name.startswith("proof/") and name.endswith(".sig") and record not in self.etags:
                 self._find(record, "is missing: its signature is there")
 
+    async def _has_expired(self, trusted_keys: Collection[str]) -> bool:
+        """Whether our keeper says so; what anybody else wrote excuses nothing."""
+        self.report.objects += 1
+        body = (await self.store.get(f"{folder(self.id)}expired.json")).body
+        if not await self._check_signature("expired", body, trusted_keys, signing.EXPIRY):
+            return False
+        try:
+            backup_id = Expiry.model_validate_json(body).backup_id
+        except ValidationError:
+            self._find("expired.json", "cannot be understood")
+            return False
+        if backup_id != self.id:
+            self._find("expired.json", f"is that of {backup_id}")
+        return backup_id == self.id
+
     async def _was_stored(self) -> bool:
         if any(name.startswith("proof/") or name == "expired.json" for name in self.etags):
             return True
@@ -155,15 +173,17 @@ class _Backup:
             self._find("progress.json", "cannot be understood")
             return False
 
-    async def _check_signature(self, stem: str, body: bytes, trusted_keys: Collection[str], heading: bytes) -> None:
+    async def _check_signature(self, stem: str, body: bytes, trusted_keys: Collection[str], heading: bytes) -> bool:
         if f"{stem}.sig" not in self.etags:
             self._find(f"{stem}.sig", "is missing")
-            return
+            return False
         try:
             sig_body = (await self.store.get(f"{folder(self.id)}{stem}.sig")).body
             signing.check(body, sig_body, trusted_keys, heading)
         except SignatureInvalid as error:
             self._find(f"{stem}.json", f"is not what was signed by a key that is known: {error}")
+            return False
+        return True
 
     def _is_there(self, name: str) -> bool:
         self.report.objects += 1

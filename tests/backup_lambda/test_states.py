@@ -205,6 +205,18 @@ async def test_an_expired_backup_keeps_its_manifest_and_proofs(world: World) -> 
     assert (backup.state, backup.reason) == ("expired", "retention removed its data")
     assert backup.proof
     assert backup.rows == 12
+    assert (await backups.page(world.store, None, utc_now)).items == [backup]
+    assert await history.newest_proven(world.store, utc_now) is None
+
+
+@pytest.mark.parametrize(("listeners", "unheard"), [(None, None), (0, states.UNHEARD), (3, None)])
+async def test_an_end_that_nobody_heard_is_shown(
+    world: World, backup_id: str, listeners: int | None, unheard: str | None
+) -> None:
+    """None: it could not be asked."""
+    await have_failure(world, backup_id)
+    await have_progress(world, backup_id, announced=True, listeners=listeners)
+    assert (await shown(world, backup_id)).unheard == unheard
 
 
 async def test_a_failure_says_whether_somebody_cancelled(world: World, backup_id: str) -> None:

@@ -4,11 +4,13 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from backup_lambda import signing
 from backup_lambda.lease import Lease
+from backup_lambda.objects import Expiry
 from backup_lambda.tasks import Task
 from backup_lambda.verify import Report, verify
 from backup_lambda.worker import Worker
@@ -248,16 +250,53 @@ async def test_what_cannot_be_understood_is_a_finding(world: World, chain: list[
     assert {backup_id for backup_id, _ in await found(world, read_data=True)} == {chain[2]}
 
 
-async def test_expired_json_excuses_nothing(world: World, chain: list[str]) -> None:
-    """Nobody removes data yet: whoever writes it hides something."""
-    for name in (DATA, INDEX):
-        await world.s3.delete_object(Bucket=world.bucket, Key=f"backups/{chain[0]}/{name}")
-    missing = [(chain[0], DATA), (chain[0], INDEX)]
-    assert await found(world) == missing
-    await world.write(f"backups/{chain[0]}/expired.json", {})
-    assert await found(world, read_data=True) == sorted([*missing, (chain[0], "expired.json")])
-    await world.s3.delete_object(Bucket=world.bucket, Key=f"backups/{chain[0]}/manifest.json")
-    assert (chain[0], "manifest.json") in await found(world), "the manifest stays for ever"
+async def expire(world: World, backup_id: str, signer: Signing = SIGNER, **changes: Any) -> None:
+    """As the keeper says it."""
+    said = {"backup_id": backup_id, "expired_at": utc_now(), "requested_by": None, "digest": "0" * 64}
+    expiry = Expiry.model_validate(said | {"policy": "proven 1", "reasons": ["no rule keeps it"]} | changes)
+    body = expiry.model_dump_json().encode()
+    await put(world, f"backups/{backup_id}/expired.json", body)
+    await put(world, f"backups/{backup_id}/expired.sig", await signing.signature_of(signer, body, signing.EXPIRY))
+
+
+async def test_an_expired_backup_misses_no_data_and_keeps_its_place_in_the_chain(
+    world: World, chain: list[str]
+) -> None:
+    await expire(world, chain[0])
+    for gone in ([], [DATA], [INDEX]):  # a keeper that died leaves some
+        await world.store.delete([f"backups/{chain[0]}/{name}" for name in gone])
+        for read_data in (False, True):
+            report = await look(world, read_data=read_data)
+            assert (report.backups, report.objects, report.findings) == (3, 5, [])
+    key = f"backups/{chain[0]}/manifest.json"
+    body = await world.read(key)
+    await put(world, key, body + b" ")
+    assert set(await found(world)) == {(chain[0], "manifest.json")}
+    await world.store.delete([key])
+    assert set(await found(world)) == {(chain[0], "manifest.json")}, "the manifest stays for ever"
+
+
+async def test_what_the_keeper_did_not_sign_excuses_nothing(world: World, chain: list[str]) -> None:
+    folder = f"backups/{chain[1]}/"
+    await world.store.delete([folder + DATA])
+    missing = (chain[1], DATA)
+    await expire(world, chain[0])
+    for name in ("expired.json", "expired.sig"):
+        await put(world, folder + name, await world.read(f"backups/{chain[0]}/{name}"))
+    assert await found(world) == [missing, (chain[1], "expired.json")], "it is that of another backup"
+    await expire(world, chain[1], Signing())
+    assert await found(world) == [missing, (chain[1], "expired.json")], "an unknown key"
+    await expire(world, chain[1])
+    assert await found(world) == []
+    await put(world, f"{folder}expired.json", (await world.read(f"{folder}expired.json")).replace(b"rule", b"body"))
+    assert await found(world) == [missing, (chain[1], "expired.json")], "it was edited"
+    await world.store.delete([f"{folder}expired.sig"])
+    assert await found(world) == [missing, (chain[1], "expired.sig")]
+    await world.store.delete([f"{folder}expired.json"])
+    assert await found(world) == [missing]
+    await put(world, f"{folder}expired.json", b"{}")
+    await put(world, f"{folder}expired.sig", await signing.signature_of(SIGNER, b"{}", signing.EXPIRY))
+    assert await found(world) == [missing, (chain[1], "expired.json")], "it cannot be understood"
 
 
 async def test_a_chain_may_fork(world: World, chain: list[str]) -> None:
