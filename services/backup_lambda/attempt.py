@@ -5,18 +5,27 @@ Whatever is there already is not made again, so that an attempt goes on where an
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Never
 
-from backup_lambda import backups, making, notices, objects, proving, signing
-from backup_lambda.errors import AwsUnavailable, BackupFailed, BackupsError, Cancelled, LeaseLost, ProofUnfinished
+from backup_lambda import backups, making, notices, objects, proving, signing, subscriptions
+from backup_lambda.errors import (
+    AwsUnavailable,
+    BackupFailed,
+    BackupsError,
+    Cancelled,
+    LeaseLost,
+    NothingToTell,
+    ObjectChanged,
+    ProofUnfinished,
+)
 from backup_lambda.guards import cancelled, stalled, unless
 from backup_lambda.lease import Lease
 from backup_lambda.making import Means
 from backup_lambda.manifest import Request
-from backup_lambda.notices import Topic
+from backup_lambda.notices import Notice, Topic
 from backup_lambda.objects import Failure, folder
 from backup_lambda.proof import Proof
 from backup_lambda.states import SILENT
@@ -24,7 +33,8 @@ from backup_lambda.store import S3Store
 from backup_lambda.tasks import Task
 
 # Of the time that is kept for the end; a commit must end long before the lease does.
-COMMIT_SECONDS, ANNOUNCE_SECONDS = 10, 20
+COMMIT_SECONDS, ANNOUNCE_SECONDS, LISTENERS_SECONDS = 10, 20, 3
+NOT_KEPT = {"failure.json", "result.json"}
 INLINE = 1  # the number of the proof that belongs to making a backup
 log = logging.getLogger(__name__)
 
@@ -97,10 +107,14 @@ class Attempt:
         try:
             proven = proving.proof_of(self.means, self.task, self._number, self.lease)
             proof = await unless(proven, *self._all_guards())
+            if proof.verdict == "broken" and await self._has_expired():
+                return  # its data was removed while we looked
             await self._record(proof)
         except LeaseLost:
             raise
         except Exception as error:
+            if isinstance(error, ObjectChanged) and await self._has_expired():
+                return
             if not isinstance(error, ProofUnfinished | BackupFailed) and not self.lease.last:
                 raise
             log.warning("%s: not proven: %s", self._id, reason_of(error), exc_info=not isinstance(error, BackupsError))
@@ -116,36 +130,25 @@ class Attempt:
         await self._commit({f"proof/{self._number}.sig": signature, f"proof/{self._number}.json": body})
 
     async def _announce(self) -> str:
-        """A notice is published again when nobody knows whether it was: rather twice than never."""
-        ending = await backups.ending(self._store, self._id, self.task.number, self.means.now)
+        """A notice is published again when nobody knows whether it was: rather twice than never.
+
+        Of a backup that expired meanwhile nothing is told: whatever was found, nobody was to rely on it any more.
+        """
         try:
-            async with asyncio.timeout(ANNOUNCE_SECONDS):
-                await unless(notices.publish(self.topic, ending), self.lease.keep())
-                await self.lease.close(ending.backup.state)
-        except TimeoutError:
-            raise AwsUnavailable("the end could not be announced in time") from None
+            ending = await backups.ending(self._store, self._id, self.task.number, self.means.now)
+        except NothingToTell:
+            if not await self._has_expired():
+                raise
+            await self.lease.close("expired")
+            log.info("%s: it has expired meanwhile", self._id)
+            return "expired"
+        told = [notices.of_backup(ending), *([notices.of_change(ending)] if ending.changed else [])]
+        await announce(self.topic, self.lease, ending.backup.state, told)
         log.info("%s: %s", self._id, ending.backup.state)
         return ending.backup.state
 
     async def _commit(self, bodies: Mapping[str, bytes]) -> None:
-        """In this order, and only while the lease surely lasts: a later write could meet another worker's objects.
-
-        A signature that a dead attempt left is replaced; everything else is written once. But for a failure, which
-        says that there is no backup, it is kept.
-        """
-        try:
-            async with asyncio.timeout(COMMIT_SECONDS):
-                await self.lease.renew()
-                there, written = await self._store.etags(self._folder), dict[str, str]()
-                for name, body in bodies.items():
-                    key = self._folder + name
-                    left = there.get(key) if name.endswith(".sig") else None
-                    written[key] = await self._store.put(key, body, left, keep=name != "failure.json")
-                there = await self._store.etags(self._folder)
-        except TimeoutError:
-            raise AwsUnavailable("the end could not be written in time") from None
-        if missing := written.items() - there.items():
-            raise AwsUnavailable(f"{min(missing)[0]} was written, and is not there")
+        await commit(self._store, self.lease, self._folder, bodies)
 
     def _all_guards(self) -> list[Coroutine[Any, Any, Never]]:
         # A wish to cancel is about the backup and the proof that belongs to it, not about a later proof.
@@ -154,7 +157,11 @@ class Attempt:
 
     def _proof_to_come(self, names: frozenset[str]) -> bool:
         wanted = self.task.task == "proof" or self.means.proves_always
-        return wanted and "manifest.json" in names and f"proof/{self._number}.json" not in names
+        there = "manifest.json" in names and "expired.json" not in names
+        return wanted and there and f"proof/{self._number}.json" not in names
+
+    async def _has_expired(self) -> bool:
+        return "expired.json" in await self._names()
 
     async def _names(self) -> frozenset[str]:
         return await objects.names_of(self._store, self._id)
@@ -174,6 +181,53 @@ class Attempt:
     @property
     def _folder(self) -> str:
         return folder(self._id)
+
+
+async def commit(store: S3Store, lease: Lease, folder: str, bodies: Mapping[str, bytes]) -> None:
+    """In this order, and only while the lease surely lasts: a later write could meet another worker's objects.
+
+    A signature that a dead attempt left is replaced; everything else is written once. But for a failure, which says
+    that there is no backup, and the result of a restore, it is kept.
+    """
+    try:
+        async with asyncio.timeout(COMMIT_SECONDS):
+            await lease.renew()
+            there, written = await store.etags(folder), dict[str, str]()
+            for name, body in bodies.items():
+                key = folder + name
+                left = there.get(key) if name.endswith(".sig") else None
+                written[key] = await store.put(key, body, left, keep=name not in NOT_KEPT)
+            there = await store.etags(folder)
+    except TimeoutError:
+        raise AwsUnavailable("the end could not be written in time") from None
+    if missing := written.items() - there.items():
+        raise AwsUnavailable(f"{min(missing)[0]} was written, and is not there")
+
+
+async def announce(topic: Topic, lease: Lease, outcome: str, told: Sequence[Notice]) -> None:
+    """Publish what is to be told of an end, and note down that it was."""
+    asked = asyncio.create_task(_listeners(topic))
+    try:
+        async with asyncio.timeout(ANNOUNCE_SECONDS):
+            for notice in told:
+                await unless(notices.publish(topic, notice), lease.keep())
+            if (listeners := await asked) == 0:
+                log.warning("%s: nobody who would hear of its end is subscribed to the topic", told[0].id)
+            await lease.close(outcome, listeners)
+    except TimeoutError:
+        raise AwsUnavailable("the end could not be announced in time") from None
+    finally:
+        asked.cancel()
+
+
+async def _listeners(topic: Topic) -> int | None:
+    """None when it cannot be asked, which holds no end back."""
+    try:
+        async with asyncio.timeout(LISTENERS_SECONDS):
+            return await subscriptions.listeners(topic)
+    except Exception as error:  # noqa: BLE001  # whatever it is
+        log.warning("who hears of the end could not be asked: %s", reason_of(error))
+        return None
 
 
 def reason_of(error: Exception) -> str:

@@ -16,8 +16,13 @@ from backup_lambda.errors import AwsRefused, AwsUnavailable, ObjectChanged
 CONFIG = Config(
     retries={"mode": "standard", "max_attempts": 3}, connect_timeout=3, read_timeout=20, max_pool_connections=32
 )
-# Links are signed as everything else is: by default they would have a signature that S3 takes in old regions only.
-_OF_SERVICE = {"s3": CONFIG.merge(Config(signature_version="s3v4"))}
+ASKING = "lambda, asking"  # a client of Lambda for what is waited for
+_OF_SERVICE = {
+    # Links are signed as everything else is: by default they would have a signature that S3 takes in old regions only.
+    "s3": CONFIG.merge(Config(signature_version="s3v4")),
+    # Whoever asks has 28 s. A question that took so long would only be asked again.
+    ASKING: CONFIG.merge(Config(connect_timeout=2, read_timeout=25, retries={"total_max_attempts": 1})),
+}
 # A condition did not hold; another conditional write was under way; If-Match for an object that is not there; a
 # multipart upload that was completed, but whose answer we lost. An answer to HEAD has no body, and only its status.
 _CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "NoSuchUpload", "404", "412"}
@@ -26,11 +31,14 @@ _TRY_AGAIN = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException",
 
 @asynccontextmanager
 async def clients(*services: str) -> AsyncIterator[list[Any]]:
-    """Clients of the services named, for the running event loop. Making the first one blocks the loop for a moment."""
+    """Clients of the services named, for the running event loop. Making the first one blocks the loop for a moment.
+
+    What follows a comma in a name says what the client is for.
+    """
     session = aioboto3.Session()
     async with AsyncExitStack() as stack:
-        configs = {name: _OF_SERVICE.get(name, CONFIG) for name in services}
-        yield [await stack.enter_async_context(session.client(name, config=configs[name])) for name in services]
+        made = [session.client(name.partition(",")[0], config=_OF_SERVICE.get(name, CONFIG)) for name in services]
+        yield [await stack.enter_async_context(client) for client in made]
 
 
 @contextmanager

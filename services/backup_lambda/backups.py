@@ -1,22 +1,22 @@
 """Backups as ops and the worker see them: asked for, shown, listed, cancelled, proven again, downloaded."""
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from backup_lambda import history, objects, states
+from backup_lambda import history, idempotency, objects, states
 from backup_lambda.endings import Ending
 from backup_lambda.errors import (
     AlreadyEnded,
     AwsError,
+    BackupExpired,
     BackupNotFound,
     BackupUnreadable,
-    KeyReused,
+    NothingToTell,
     NotYet,
     ObjectAltered,
     ObjectChanged,
@@ -29,21 +29,15 @@ from backup_lambda.objects import Failure, folder
 from backup_lambda.schemas import Backup, BackupIn, BackupPage, ProofAsked, ProofIn, ProofOut, TableLink, qualified
 from backup_lambda.signing import Signature
 from backup_lambda.store import S3Store
-from backup_lambda.tasks import Task
+from backup_lambda.tasks import Started, Task
 
 SHOWN_AT_ONCE = 16
 LOOK_AGAIN_SECONDS = 0.5
 LINK_SECONDS = 15 * 60
 PROVEN_WITHIN_SECONDS = 10
-StartWorker = Callable[[Task], Awaitable[None]]
+EXPIRED = "Its manifest and its proofs are kept. GET /backups lists those that have their data."
+StartWorker = Callable[[Started], Awaitable[None]]
 log = logging.getLogger(__name__)
-
-
-class KeyRecord(BaseModel):
-    """`idempotency/{sha256 of the key}.json`: which backup the key made, and of which request."""
-
-    backup_id: str
-    request_sha256: str
 
 
 async def request(
@@ -59,7 +53,7 @@ async def request(
 
     The worker is started as long as none has begun: whoever repeats a request that stopped half-way completes it.
     """
-    backup_id = history.new_id(now()) if key is None else await _id_for(store, key, wanted, now)
+    backup_id = history.new_id(now()) if key is None else await idempotency.id_for(store, key, wanted, now)
     asked = Request(
         id=backup_id,
         created_at=history.time_of(backup_id),
@@ -141,8 +135,10 @@ async def prove(
     requested_by: str | None,
     now: Clock,
 ) -> ProofAsked:
-    """Ask for another proof. Raises NotYet. Of two that are asked for at once, one is made."""
+    """Ask for another proof. Raises NotYet and BackupExpired. Of two that are asked for at once, one is made."""
     found = await objects.read(store, backup_id)
+    if "expired.json" in found.names:
+        raise BackupExpired(EXPIRED)
     backup = states.shown(found, now())
     if found.at_work and not found.at_work.lost(now()):
         what = "a proof of it is being made" if backup.ended else f"it is {backup.state}"
@@ -161,14 +157,17 @@ async def prove(
 
 
 async def link(store: S3Store, backup_id: str, table: str, now: Clock) -> TableLink:
-    """Where to download a table of any backup that has its data. Raises NotYet, TableNotFound and ObjectAltered."""
+    """Where to download a table of any backup that has its data.
+
+    Raises NotYet, BackupExpired, TableNotFound and ObjectAltered.
+    """
     found = await objects.read(store, backup_id)
     if "expired.json" in found.names:
-        raise TableNotFound("Retention removed the data of this backup; its manifest and proofs are kept.")
+        raise BackupExpired(EXPIRED)
     if found.manifest is None:
         state = states.shown(found, now()).state
         raise NotYet(f"It is {state}: only a backup that is stored has tables.")
-    entry = _entry(found.manifest, table)
+    entry = entry_of(found.manifest, table)
     expires_at = now() + timedelta(seconds=LINK_SECONDS)
     try:
         return TableLink(
@@ -178,6 +177,8 @@ async def link(store: S3Store, backup_id: str, table: str, now: Clock) -> TableL
             expires_at=expires_at,
         )
     except ObjectChanged as error:
+        if "expired.json" in await objects.names_of(store, backup_id):
+            raise BackupExpired(EXPIRED) from error  # while we looked
         raise ObjectAltered(
             f"The rows of {entry.name} are missing, or others than its manifest says. Do not rely on this backup, and"
             f" have it proven: POST /backups/{backup_id}/proofs with {{}}"
@@ -194,9 +195,14 @@ async def lost(store: S3Store, backup_id: str, now: Clock) -> Failure | None:
 
 
 async def ending(store: S3Store, backup_id: str, number: int | None, now: Clock) -> Ending:
-    """What a worker has to announce that comes to the end of a backup, or of its later proof `number`."""
+    """What a worker has to announce that comes to the end of a backup, or of its later proof `number`.
+
+    Raises NothingToTell.
+    """
     found = await objects.read(store, backup_id)
     backup = states.shown(found, now(), ended=True)
+    if backup.state == "expired":  # and the proof, perhaps, was never made
+        raise NothingToTell(f"{backup_id} is expired: that is no end to tell of")
     signed_by = None
     if "manifest.sig" in found.names:
         body = (await store.get(f"{folder(backup_id)}manifest.sig")).body
@@ -204,7 +210,8 @@ async def ending(store: S3Store, backup_id: str, number: int | None, now: Clock)
             signed_by = Signature.model_validate_json(body).key
     proof = ProofOut.of(await objects.read_proof(store, backup_id, number)) if number else None
     proven, asked = (None, True) if backup.state == "proven" else await _newest_proven(store, now)
-    return Ending(backup, now(), proof, signed_by, newest_proven=proven, newest_proven_known=asked)
+    changed = found.manifest.changed if found.manifest and not number else None
+    return Ending(backup, now(), proof, signed_by, newest_proven=proven, newest_proven_known=asked, changed=changed)
 
 
 async def _newest_proven(store: S3Store, now: Clock) -> tuple[Manifest | None, bool]:
@@ -217,34 +224,24 @@ async def _newest_proven(store: S3Store, now: Clock) -> tuple[Manifest | None, b
         return None, False
 
 
-async def _id_for(store: S3Store, key: str, wanted: BackupIn, now: Clock) -> str:
-    # Defaults are left out, so that a field which a later release adds does not change the digest of an old request.
-    digest = hashlib.sha256(wanted.model_dump_json(exclude_defaults=True).encode()).hexdigest()
-    record = KeyRecord(backup_id=history.new_id(now()), request_sha256=digest)
-    name = f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"
-    try:
-        await store.put(name, record.model_dump_json(indent=1).encode())
-    except ObjectChanged:
-        record = KeyRecord.model_validate_json((await store.get(name)).body)
-    if record.request_sha256 != digest:
-        raise KeyReused(f"It asked for the backup {record.backup_id}, in other words.")
-    return record.backup_id
+def entry_of(manifest: Manifest, table: str) -> TableEntry:
+    """By the table's name, or by that of its object, which two tables never share: names may hold dots.
 
-
-def _entry(manifest: Manifest, table: str) -> TableEntry:
-    """By the table's name, or by that of its object, which two tables never share: names may hold dots."""
+    Raises TableNotFound.
+    """
     with suppress(ValueError):
         wanted = qualified(table)
-        for name_of in (_name, _stem):
+        for name_of in (_name, stem_of):
             named = [entry for entry in manifest.tables if name_of(entry) == wanted]
             if len(named) == 1:
                 return named[0]
     raise TableNotFound("GET /backups/{id} names those that it has, as `schema.table`; percent-encode the name.")
 
 
+def stem_of(entry: TableEntry) -> str:
+    """Of its objects' names."""
+    return entry.object.removeprefix("data/").removesuffix(".json.gz")
+
+
 def _name(entry: TableEntry) -> str:
     return entry.name
-
-
-def _stem(entry: TableEntry) -> str:
-    return entry.object.removeprefix("data/").removesuffix(".json.gz")

@@ -7,20 +7,28 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from backup_lambda.blocks import BLOCKS_IN_FLIGHT, Block, Splitter
+from backup_lambda.blocks import RUN_BYTES, RUNS_IN_FLIGHT, Block, Run
 
 NOTHING = "nothing"
+MORE = 1 << 62  # rows: whatever comes behind the last block of an index
 
 
 class BlockComparison:
-    """Takes the rows of a table in pieces of any size, and finds the first block that an index knows otherwise."""
+    """Takes the rows of a table in pieces of any size, and finds the first block that an index knows otherwise.
+
+    They are cut as the index says, by the number of rows, and not by the rule that made it: older blocks follow others.
+    """
 
     def __init__(self, index: Sequence[Block], report: Callable[[int], None]) -> None:
         """`report` is called with the rows of each block."""
         self._wanted = deque(index)
+        self._counts = iter([block.rows for block in index])
+        self._missing = next(self._counts, MORE)  # rows of the block that is being cut
         self._report = report
-        self._splitter = Splitter()
-        self._hashing: deque[tuple[int, int, asyncio.Future[str]]] = deque()
+        self._pieces: list[bytes] = []
+        self._buffered = 0  # bytes
+        self._ends: list[int] = []  # of blocks, in what is buffered
+        self._hashing: deque[asyncio.Future[list[tuple[int, int, str]]]] = deque()
         self._number = 0
         self.rows = 0
         self.bytes = 0
@@ -28,35 +36,57 @@ class BlockComparison:
 
     async def feed(self, piece: bytes) -> None:
         """The sink of COPY."""
-        for rows in self._splitter.feed(piece):
-            await self._hash(rows)
+        start = 0
+        while (lines := piece.count(b"\n", start)) >= self._missing:
+            for _ in range(self._missing):
+                start = piece.find(b"\n", start) + 1
+            self._ends.append(self._buffered + start)
+            self._missing = next(self._counts, MORE)
+        self._missing -= lines
+        self._pieces.append(piece)
+        self._buffered += len(piece)
+        if self._buffered >= RUN_BYTES and (self._ends or self._missing > MORE // 2):
+            await self._hash()
 
     async def close(self) -> None:
-        """What is left is the last block. No rows are one block, too."""
-        if (rest := self._splitter.rest()) or not self._number:
-            await self._hash(rest)
+        """What is left is a block that is not whole, or rows that are not stored. No rows are one block, too."""
+        await self.feed(b"")
+        if self._buffered > (self._ends[-1] if self._ends else 0):
+            self._ends.append(self._buffered)
+        if self._ends:
+            await self._hash()
         while self._hashing:
             await self._compare()
         if self._wanted and not self.differing:
             self.differing = _named(self._number + 1, self._wanted[0])
 
-    async def _hash(self, rows: bytes) -> None:
-        self._number += 1
-        count = rows.count(b"\n")
-        hashing = asyncio.get_running_loop().run_in_executor(None, lambda: hashlib.sha256(rows).hexdigest())
-        self._hashing.append((count, len(rows), hashing))
-        if len(self._hashing) == BLOCKS_IN_FLIGHT:
+    async def _hash(self) -> None:
+        rows = b"".join(self._pieces)
+        run = Run(rows, self._ends or [len(rows)])
+        self._pieces, self._ends = [rows[run.bytes :]], []
+        self._buffered = len(rows) - run.bytes
+        self._hashing.append(asyncio.get_running_loop().run_in_executor(None, _hashed, run))
+        if len(self._hashing) == RUNS_IN_FLIGHT:
             await self._compare()
 
     async def _compare(self) -> None:
-        rows, size, hashing = self._hashing.popleft()
-        sha256 = await hashing
-        wanted = self._wanted.popleft() if self._wanted else None
-        if not self.differing and (wanted is None or (wanted.rows, wanted.sha256) != (rows, sha256)):
-            self.differing = _named(self._number - len(self._hashing), wanted)
-        self.rows += rows
-        self.bytes += size
-        self._report(rows)
+        for rows, size, sha256 in await self._hashing.popleft():
+            self._number += 1
+            wanted = self._wanted.popleft() if self._wanted else None
+            if not self.differing and (wanted is None or (wanted.rows, wanted.sha256) != (rows, sha256)):
+                self.differing = _named(self._number, wanted)
+            self.rows += rows
+            self.bytes += size
+            self._report(rows)
+
+
+def _hashed(run: Run) -> list[tuple[int, int, str]]:
+    """The rows, the bytes and the digest of each block."""
+    rows = memoryview(run.rows)
+    return [
+        (run.rows.count(b"\n", start, end), end - start, hashlib.sha256(rows[start:end]).hexdigest())
+        for start, end in run.blocks()
+    ]
 
 
 def _named(number: int, block: Block | None) -> str:

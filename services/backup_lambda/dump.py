@@ -65,7 +65,7 @@ class Dump:
                 etag, row_hash = await upload.finish(), await hashing
             finally:
                 hashing.cancel()
-        index_body = blocks.pack_index(writer.index)
+        index_body = writer.index.close()
         await self.store.put(self.folder + index, index_body, left.get(self.folder + index), keep=True)
         entry = TableEntry(
             name=table.name,

@@ -33,6 +33,7 @@ class Ending:
 
     `signed_by` is the fingerprint of the key that signed the manifest. `newest_proven` is what can be relied upon
     instead; it is not looked for when the backup itself is proven. None may also mean that it could not be asked.
+    `changed` is told with the backup's own end only.
     """
 
     backup: Backup
@@ -41,6 +42,7 @@ class Ending:
     signed_by: str | None = None
     newest_proven: Manifest | None = None
     newest_proven_known: bool = True
+    changed: str | None = None  # that much of it is other than it was, in words
 
     def __post_init__(self) -> None:
         if self.backup.state not in _KINDS:

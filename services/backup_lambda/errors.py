@@ -10,7 +10,18 @@ BackupsError              500
 ├── NotYet                409   the backup has not come so far: there is nothing to prove or to download
 ├── AlreadyEnded          409   there is nothing left to cancel
 ├── TableNotFound         404   the backup has no such table
+├── RowNotFound           404   the table has no such row, or cannot have this key
+├── RowTooLarge           413   for an answer; its table can be downloaded
+├── BackupExpired         410   retention removed its data
 ├── ObjectAltered         409   it is not the one that was stored: the backup is to be proven
+│   └── BlockDamaged      409   so of some rows, which are refused; the others can be had
+├── NotComparable         409   nothing can be said about what differs
+├── RestoreNotFound       404
+├── RestoreRefused        409   what was asked for cannot be done; nothing was touched
+│   └── RowsDiffer              so: rows are there with other values
+├── FateUnknown           500   whether a restore was committed cannot be told, and must not be guessed
+├── StalePlan             409   the plan is not what retention would do now
+├── SubscriptionNotFound  404
 ├── LeaseLost             500   another worker has the backup: stop at once, write nothing
 ├── AwsError              500
 │   ├── AwsUnavailable    503   asking again may help
@@ -30,7 +41,8 @@ BackupsError              500
     └── Stopped                 the process is told to end
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 
 class BackupsError(Exception):
@@ -102,6 +114,72 @@ class ObjectAltered(BackupsError):
     """An object of the backup is not the one that was stored."""
 
     status, type = 409, "object-altered"
+
+
+class RowNotFound(BackupsError):
+    """There is no such row."""
+
+    status, type = 404, "row-not-found"
+
+
+class RowTooLarge(BackupsError):
+    """The row is too large for an answer."""
+
+    status, type = 413, "row-too-large"
+
+
+class BackupExpired(BackupsError):
+    """Retention removed the data of the backup."""
+
+    status, type = 410, "backup-expired"
+
+
+class BlockDamaged(ObjectAltered):
+    """Some rows of the backup are not what was stored."""
+
+    type = "block-damaged"
+
+
+class NotComparable(BackupsError):
+    """What differs cannot be told."""
+
+    status, type = 409, "not-comparable"
+
+
+class RestoreNotFound(BackupsError):
+    """There is no such restore."""
+
+    status, type = 404, "restore-not-found"
+
+
+class RestoreRefused(BackupsError):
+    """The restore cannot be done. Nothing was touched."""
+
+    status, type = 409, "restore-refused"
+
+
+class RowsDiffer(RestoreRefused):
+    """Rows are there with other values. `tables` are those of a restore, each a schemas.TableRestored."""
+
+    def __init__(self, detail: str, tables: Sequence[Any]) -> None:
+        super().__init__(detail)
+        self.tables = tables
+
+
+class FateUnknown(BackupsError):
+    """Whether a restore was committed cannot be told."""
+
+
+class StalePlan(BackupsError):
+    """The plan is not what retention would do now."""
+
+    status, type = 409, "stale-plan"
+
+
+class SubscriptionNotFound(BackupsError):
+    """There is no such subscription."""
+
+    status, type = 404, "subscription-not-found"
 
 
 class LeaseLost(BackupsError):

@@ -1,12 +1,14 @@
-"""The two Lambda functions of this package: `api` answers API Gateway, `worker` makes and proves backups.
+"""The Lambda functions of this package: `api`, `worker` and `keeper`.
 
-One event loop lives as long as the process, and what is opened is opened once on it: Lambda freezes the process
-between invocations and thaws it, and ends it without a word.
+The first answers API Gateway, the second makes, proves and restores backups, the third deletes what is not kept. One
+event loop lives as long as the process, and what is opened is opened once on it: Lambda freezes the process between
+invocations and thaws it, and ends it without a word.
 """
 
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import cache
 from typing import Any
@@ -14,13 +16,15 @@ from typing import Any
 from mangum import Mangum
 from pydantic import ValidationError
 
-from backup_lambda import aws
+from backup_lambda import aws, diff
 from backup_lambda.app import create_app, utc_now
+from backup_lambda.functions import Functions, answered
+from backup_lambda.keeper import create_keeper
 from backup_lambda.notices import Topic
-from backup_lambda.settings import ApiSettings, WorkerSettings
+from backup_lambda.settings import ApiSettings, KeeperSettings, WorkerSettings
 from backup_lambda.store import S3Store
-from backup_lambda.tasks import Task
-from backup_lambda.worker import create_worker
+from backup_lambda.tasks import WORKERS_TASKS, DiffTask, RestoreTask, RetentionTask, Started, TrialTask
+from backup_lambda.worker import Worker, create_worker
 
 logging.getLogger("backup_lambda").setLevel(logging.INFO)
 _loop = asyncio.new_event_loop()
@@ -38,33 +42,58 @@ def api(event: dict[str, Any], context: Any) -> dict[str, Any]:
     return _api()(event, context)
 
 
-def worker(event: dict[str, Any], context: Any) -> dict[str, str]:
+def worker(event: dict[str, Any], context: Any) -> dict[str, Any]:
     try:
-        task = Task.model_validate(event)
+        task = WORKERS_TASKS.validate_python(event)
     except ValidationError as error:
         raise UnknownEvent(f"this is no task for the worker: {error.error_count()} errors") from None
     settings, clients = _for_worker()
     worker = create_worker(settings, utc_now, **clients)
+    return _loop.run_until_complete(_done(worker, task, _seconds_left(context)))
 
-    def seconds_left() -> float:
-        return float(context.get_remaining_time_in_millis()) / 1000
 
-    done = worker.back_up(task.backup_id, seconds_left) if task.task == "backup" else worker.do(task, seconds_left)
-    return {"backup_id": task.backup_id, "outcome": _loop.run_until_complete(done)}
+async def _done(worker: Worker, task: Started | DiffTask, seconds_left: Callable[[], float]) -> dict[str, Any]:
+    match task:
+        case DiffTask():
+            return await answered(diff.page_with_now(worker.means, task.backup_id, task.cursor))
+        case TrialTask():
+            await worker.send_trial(task)
+            return {"outcome": "sent"}
+        case RestoreTask():
+            return {"restore_id": task.restore_id, "outcome": await worker.restore(task, seconds_left)}
+        case _ if task.task == "backup":
+            outcome = await worker.back_up(task.backup_id, seconds_left)
+        case _:
+            outcome = await worker.do(task, seconds_left)
+    return {"backup_id": task.backup_id, "outcome": outcome}
+
+
+def keeper(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    try:
+        task = RetentionTask.model_validate(event)
+    except ValidationError as error:
+        raise UnknownEvent(f"this is no task for the keeper: {error.error_count()} errors") from None
+    settings, clients = _for_keeper()
+    keeper = create_keeper(settings, utc_now, **clients)
+    return _loop.run_until_complete(answered(keeper.apply(task, _seconds_left(context))))
+
+
+def _seconds_left(context: Any) -> Callable[[], float]:
+    return lambda: float(context.get_remaining_time_in_millis()) / 1000
 
 
 @cache
 def _api() -> Mangum:
     settings = ApiSettings.from_env(os.environ)
-    s3, sns, functions = _open("s3", "sns", "lambda")
-
-    async def start_worker(task: Task) -> None:
-        with aws.errors_named():
-            await functions.invoke(
-                FunctionName=settings.worker_function, InvocationType="Event", Payload=task.model_dump_json()
-            )
-
-    app = create_app(S3Store(s3, settings.bucket), Topic(sns, settings.topic_arn), start_worker)
+    s3, sns, starting, asking = _open("s3", "sns", "lambda", aws.ASKING)
+    invoke = Functions(starting, asking, settings.worker_function, settings.keeper_function)
+    app = create_app(
+        S3Store(s3, settings.bucket),
+        Topic(sns, settings.topic_arn),
+        invoke.start,
+        ask=invoke.ask,
+        policy=settings.retention,
+    )
     return Mangum(
         app,
         lifespan="off",  # with a lifespan it would start and stop the app at every request
@@ -78,6 +107,13 @@ def _for_worker() -> tuple[WorkerSettings, dict[str, Any]]:
     settings = WorkerSettings.from_env(os.environ)
     s3, sns, secrets, kms = _open("s3", "sns", "secretsmanager", "kms")
     return settings, {"s3": s3, "sns": sns, "secrets": secrets, "kms": kms}
+
+
+@cache
+def _for_keeper() -> tuple[KeeperSettings, dict[str, Any]]:
+    settings = KeeperSettings.from_env(os.environ)
+    s3, secrets, kms = _open("s3", "secretsmanager", "kms")
+    return settings, {"s3": s3, "secrets": secrets, "kms": kms}
 
 
 def _open(*services: str) -> list[Any]:

@@ -69,7 +69,7 @@ async def newest_proven(
     async def has_proofs(backup_id: str) -> bool:
         async with gate:
             names = await objects.names_of(store, backup_id)
-        return "manifest.json" in names and bool(objects.numbers(names))
+        return "manifest.json" in names and "expired.json" not in names and bool(objects.numbers(names))
 
     ids = await newest(store, LOOKED_THROUGH, None, now)
     for each, may_be in zip(ids, await asyncio.gather(*map(has_proofs, ids)), strict=True):
@@ -98,7 +98,8 @@ def time_of(backup_id: str) -> datetime:
     return at
 
 
-def _is_id(name: str) -> bool:
+def is_id(name: str) -> bool:
+    """Whether a backup may have this id: some that look like one name no day."""
     try:
         return bool(ID.fullmatch(name) and time_of(name))
     except InvalidRequest:
@@ -118,7 +119,7 @@ async def _ids(store: S3Store, begin: str = "", end: str = "~") -> AsyncIterator
     async for name in store.folders(ROOT, begin):
         if name >= end:
             return
-        if _is_id(name):
+        if is_id(name):
             yield name
 
 

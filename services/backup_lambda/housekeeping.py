@@ -5,10 +5,11 @@ from collections.abc import Coroutine, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from backup_lambda import backups, objects
+from backup_lambda import backups, objects, restores
 from backup_lambda.lease import BACKUP, Clock, understood
 from backup_lambda.manifest import Manifest
 from backup_lambda.objects import ID, ROOT, Failure, folder
+from backup_lambda.states import SILENT
 from backup_lambda.store import S3Store
 from backup_lambda.tasks import Task
 
@@ -73,6 +74,31 @@ async def abandoned(store: S3Store, listing: Listing, now: Clock) -> list[Abando
     ]
     found = await asyncio.gather(*recent, return_exceptions=True)
     return [each for each in found if isinstance(each, Abandoned)]  # what cannot be read is shown so, in lists
+
+
+async def abandoned_restores(store: S3Store, now: Clock) -> list[tuple[str, str]]:
+    """The ids of restores of the last days that nobody works on any more, and whose end was not announced; and why."""
+    listing: dict[str, dict[str, datetime]] = {}
+    async for key, at in store.written(restores.ROOT):
+        restore_id, _, name = key.removeprefix(restores.ROOT).partition("/")
+        listing.setdefault(restore_id, {})[name] = at
+    gate = asyncio.Semaphore(READ_AT_ONCE)
+
+    async def look(restore_id: str, written: Mapping[str, datetime]) -> tuple[str, str] | None:
+        async with gate:
+            progress = None
+            if "progress.json" in written:
+                progress = understood((await store.get(f"{restores.folder(restore_id)}progress.json")).body)
+            if progress and ("result.json" in written if progress.announced else not progress.lost(now())):
+                return None
+            found = await restores.read(store, restore_id)
+        untold = SILENT if found.result and not (found.progress and found.progress.announced) else None
+        return (restore_id, why) if (why := found.lost(now()) or untold) else None
+
+    since = now() - LOOKED_AFTER
+    recent = [look(each, written) for each, written in sorted(listing.items()) if max(written.values()) > since]
+    looked = await asyncio.gather(*recent, return_exceptions=True)
+    return [each for each in looked if isinstance(each, tuple)]  # what cannot be read is shown so
 
 
 async def due(store: S3Store, listing: Listing, now: datetime, reprove_after: timedelta) -> list[Due]:

@@ -1,4 +1,4 @@
-"""The lock of a backup: `progress.json`, which one worker at a time holds by a lease, and which says how far it is."""
+"""The lock of a backup or a restore: `progress.json`, which one worker holds by a lease; it says how far it is."""
 
 import asyncio
 import secrets
@@ -24,7 +24,7 @@ TAKEN_OVER_WITHIN = timedelta(seconds=60)
 # for. Should its worker live, it finds the lease taken.
 LONGEST_LEASE = ANOTHER_ATTEMPT_WITHIN + timedelta(minutes=2)
 RENEW_SECONDS = 2
-BACKUP = "backup"
+BACKUP, RESTORE = "backup", "restore"
 Clock = Callable[[], datetime]
 
 
@@ -36,7 +36,7 @@ class Progress(BaseModel):
 
     owner: str
     # `proof/{n}` is of a backup that has ended.
-    task: str = Field(default=BACKUP, pattern=r"^(backup|proof/[1-9][0-9]{0,5})$")
+    task: str = Field(default=BACKUP, pattern=r"^(backup|restore|proof/[1-9][0-9]{0,5})$")
     attempt: int = 1
     started_at: AwareDatetime
     attempt_at: AwareDatetime | None = None
@@ -55,6 +55,7 @@ class Progress(BaseModel):
     reason: str | None = None  # why the worker gave up: whoever comes may go on
     announced: bool = False  # the end of the task was published: nothing is left to do
     outcome: str | None = None  # the state of the backup that was announced
+    listeners: int | None = None  # subscriptions that hear it, as far as that could be asked; see `subscriptions`
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
     @property
@@ -185,9 +186,9 @@ class Lease:
         self.progress.reason = reason
         await self._write(timedelta(0) if self.last else ANOTHER_ATTEMPT_WITHIN)
 
-    async def close(self, outcome: str) -> None:
+    async def close(self, outcome: str, listeners: int | None = None) -> None:
         """Nothing is left to do. The lease runs out by itself: a reader must not take the end for a loss."""
-        self.progress.announced, self.progress.outcome = True, outcome
+        self.progress.announced, self.progress.outcome, self.progress.listeners = True, outcome, listeners
         await self._write(LEASE)
 
     async def _write(self, lease: timedelta) -> None:
@@ -203,7 +204,7 @@ class Lease:
             found = await self._store.get(self._key)
             theirs = understood(found.body)  # what nobody understands is nobody's
             if theirs and theirs.owner != self.progress.owner:
-                raise LeaseLost("another worker took the backup over") from None
+                raise LeaseLost("another worker took it over") from None
             self._etag = await self._store.put(self._key, body, found.etag)
         self._ends = ends
 
@@ -225,8 +226,8 @@ def understood(body: bytes) -> Progress | None:
 async def _has_ended(store: S3Store, key: str) -> bool:
     """Also one whose manifest was removed since: to make it anew would hide that."""
     names = await store.names(f"{key.rpartition('/')[0]}/")
-    return not names.isdisjoint({"manifest.json", "manifest.sig", "failure.json"})
+    return not names.isdisjoint({"manifest.json", "manifest.sig", "failure.json", "result.json"})
 
 
 def _order(task: str) -> int:
-    return 0 if task == BACKUP else int(task.removeprefix("proof/"))
+    return int(task.removeprefix("proof/")) if task not in (BACKUP, RESTORE) else 0

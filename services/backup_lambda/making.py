@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from backup_lambda import history, signing, snapshot, suspect
+from backup_lambda import changes, history, signing, snapshot, suspect
 from backup_lambda.catalogue import Selection
 from backup_lambda.dump import Dump
 from backup_lambda.lease import Clock, Progress
@@ -26,8 +26,10 @@ class Means:
     include_tables: Sequence[str] = ("*",)
     exclude_tables: Sequence[str] = ()
     suspect_fall_percent: int = 50
+    changed_percent: int = 50
     proves_always: bool = True
     proof_room_bytes: int | None = None
+    restore_url: Callable[[], Awaitable[str]] | None = None  # of the role that writes into the live database
     former_keys: Sequence[str] = ()  # fingerprints of keys that signed earlier backups
 
 
@@ -65,6 +67,7 @@ async def manifest_of(means: Means, request: Request, progress: Progress) -> tup
         suspect=suspect.why(
             tables, left_out, asked=request.tables, proven=proven, fall_percent=means.suspect_fall_percent
         ),
+        changed=await changes.why(means.store, tables, request.id, proven=proven, percent=means.changed_percent),
         previous=previous,
     ).body()
     return body, await signing.signature_of(means.signer, body)

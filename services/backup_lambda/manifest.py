@@ -78,6 +78,7 @@ class Manifest(BaseModel):
     tables: list[TableEntry]
     not_backed_up: list[dict[str, str]]
     suspect: str | None = None
+    changed: str | None = None  # that much of it is other than in the last proven one
     previous: Previous | None
     app_version: str = __version__
 

@@ -3,13 +3,14 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from backup_lambda import __version__
 from backup_lambda.errors import BackupNotFound, BackupUnreadable, NotYet
 from backup_lambda.lease import Progress, understood
 from backup_lambda.manifest import Manifest, Request
@@ -31,6 +32,21 @@ class Failure(BaseModel):
     reason: str
     started_at: datetime | None
     ended_at: datetime
+
+
+class Expiry(BaseModel):
+    """`expired.json`: retention removed, or is about to remove, the data of the backup; who asked for that, and why.
+
+    `digest` is of the plan that was applied, `policy` the one that it followed.
+    """
+
+    backup_id: str
+    expired_at: datetime
+    requested_by: str | None
+    digest: str
+    policy: str
+    reasons: list[str]
+    app_version: str = __version__
 
 
 @dataclass(frozen=True)
@@ -85,11 +101,20 @@ async def names_of(store: S3Store, backup_id: str) -> frozenset[str]:
     return frozenset(key.removeprefix(prefix) for key in await store.etags(prefix))
 
 
-async def read(store: S3Store, backup_id: str) -> Found:
-    """Four requests for a proven backup. Raises BackupNotFound, BackupUnreadable and AwsError."""
+async def written_of(store: S3Store, backup_id: str) -> dict[str, datetime]:
+    """All objects of a backup, and when S3 says that each was written."""
     prefix = folder(backup_id)
-    known = ID.fullmatch(backup_id)
-    written = {key.removeprefix(prefix): at async for key, at in store.written(prefix)} if known else {}
+    return {key.removeprefix(prefix): at async for key, at in store.written(prefix)}
+
+
+async def read(store: S3Store, backup_id: str, written: Mapping[str, datetime] | None = None) -> Found:
+    """Four requests for a proven backup, and one less for whoever has just listed it.
+
+    Raises BackupNotFound, BackupUnreadable and AwsError.
+    """
+    prefix = folder(backup_id)
+    if written is None:
+        written = await written_of(store, backup_id) if ID.fullmatch(backup_id) else {}
     names = frozenset(written)
     if not names:
         raise BackupNotFound("No backup has this id.")

@@ -7,10 +7,10 @@ from typing import Any
 from backup_lambda.app import create_app
 from backup_lambda.notices import Topic
 from backup_lambda.store import S3Store
-from backup_lambda.tasks import Task
+from backup_lambda.tasks import Started
 
 
-async def _never(task: Task) -> None:
+async def _never(task: Started) -> None:
     raise NotImplementedError(task)
 
 

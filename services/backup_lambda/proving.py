@@ -12,10 +12,10 @@ from backup_lambda.lease import Lease
 from backup_lambda.making import Means
 from backup_lambda.manifest import Manifest
 from backup_lambda.objects import folder
-from backup_lambda.proof import Difference, Evidence, Proof
+from backup_lambda.proof import Evidence, Proof
+from backup_lambda.replica import Difference, in_words
 from backup_lambda.tasks import Task
 
-NAMED = 3
 NOTHING = Evidence(server="", rows=0, bytes=0, differences=[], differences_found=0)
 Verdict = Literal["proven", "broken", "unfinished"]
 
@@ -23,31 +23,32 @@ Verdict = Literal["proven", "broken", "unfinished"]
 async def proof_of(means: Means, task: Task, number: int, lease: Lease) -> Proof:
     """Raises ProofUnfinished and AwsError."""
     started_at = means.now()
-    body = await _manifest(means, task)
+    body = await manifest_body(means, task.backup_id)
     try:
-        evidence = await _evidence(means, await _signed(means, task.backup_id, body), task, lease)
+        evidence = await _evidence(means, await signed(means, task.backup_id, body), task, lease)
     except SignatureInvalid as error:
         # It is not restored: what somebody else may have written is not executed.
         forged = Difference(
             what="signature", where="manifest.json", expected="the manifest that we signed", found=str(error)
         )
         evidence = Evidence(server="", rows=0, bytes=0, differences=[forged], differences_found=1)
-    reason = _in_words(evidence) if evidence.differences else None
+    reason = in_words(evidence.differences, evidence.differences_found) if evidence.differences else None
     verdict: Verdict = "broken" if evidence.differences else "proven"
     return _record(means, task, number, evidence, verdict=verdict, reason=reason, started_at=started_at, body=body)
 
 
 async def unfinished(means: Means, task: Task, number: int, reason: str, started_at: datetime) -> Proof:
     """The record of a proof that did not come to its end. Raises AwsError."""
-    body = await _manifest(means, task)
+    body = await manifest_body(means, task.backup_id)
     return _record(means, task, number, NOTHING, verdict="unfinished", reason=reason, started_at=started_at, body=body)
 
 
-async def _manifest(means: Means, task: Task) -> bytes:
-    return (await means.store.get(f"{folder(task.backup_id)}manifest.json")).body
+async def manifest_body(means: Means, backup_id: str) -> bytes:
+    return (await means.store.get(f"{folder(backup_id)}manifest.json")).body
 
 
-async def _signed(means: Means, backup_id: str, body: bytes) -> Manifest:
+async def signed(means: Means, backup_id: str, body: bytes) -> Manifest:
+    """The manifest, if it is what we signed. Raises SignatureInvalid, ProofUnfinished and AwsError."""
     if "manifest.sig" not in await objects.names_of(means.store, backup_id):
         raise SignatureInvalid("manifest.sig is missing")
     signature = (await means.store.get(f"{folder(backup_id)}manifest.sig")).body
@@ -113,10 +114,3 @@ def _record(
         differences_found=evidence.differences_found,
         app_version=__version__,
     )
-
-
-def _in_words(evidence: Evidence) -> str:
-    shown = evidence.differences[:NAMED]
-    named = [f"{each.what} of {each.where}: expected {each.expected}, found {each.found}" for each in shown]
-    more = evidence.differences_found - len(named)
-    return "; ".join(named) + (f"; and {more} more" if more else "")

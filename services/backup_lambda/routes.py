@@ -1,30 +1,43 @@
 """The API's routes. There are no query strings: signers of requests disagree about how they are encoded."""
 
 import re
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 
-from backup_lambda import backups, subscriptions
+from backup_lambda import backups, diff, restores, retention, rows, subscriptions
 from backup_lambda.backups import StartWorker
 from backup_lambda.errors import MalformedRequest
 from backup_lambda.lease import Clock
 from backup_lambda.notices import Topic
+from backup_lambda.retention import Policy
 from backup_lambda.schemas import (
     Backup,
     BackupIn,
     BackupPage,
+    Diff,
     Problem,
     ProofAsked,
     ProofIn,
+    Restore,
+    RestoreIn,
+    RetentionIn,
+    RetentionPlan,
+    RetentionResult,
+    Row,
+    RowHistory,
     Subscription,
     SubscriptionIn,
     SubscriptionPage,
     TableLink,
+    TrialSent,
 )
 from backup_lambda.store import S3Store
+from backup_lambda.tasks import DiffTask, Question, RetentionTask, TrialTask
 
 MAX_WAIT_SECONDS = 25  # the gateway gives up after 29
+Ask: TypeAlias = Callable[[Question], Awaitable[bytes]]
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
 
 
@@ -60,10 +73,33 @@ def _wait_seconds(prefer: Annotated[list[str] | None, Header()] = None) -> int |
     return min(int(found[1]), MAX_WAIT_SECONDS) if found else None
 
 
+def _ask(request: Request) -> Ask:
+    ask: Ask = request.app.state.ask
+    return ask
+
+
+def _policy(request: Request) -> Policy:
+    policy: Policy = request.app.state.policy
+    return policy
+
+
 def _table(table: str, request: Request) -> str:
+    return _parameter("table", table, request)
+
+
+def _key(key: str, request: Request) -> str:
+    return _parameter("key", key, request)
+
+
+def _parameter(name: str, value: str, request: Request) -> str:
     """As the gateway decoded it, if there is one: what it hands on as the path has been decoded once or twice."""
     parameters = (request.scope.get("aws.event") or {}).get("pathParameters") or {}
-    return str(parameters.get("table", table))
+    return str(parameters.get(name, value))
+
+
+def _json(body: bytes) -> Response:
+    """What is stored must not pass through a parser, which would round its numbers."""
+    return Response(body, media_type="application/json")
 
 
 def _no_query(request: Request) -> None:
@@ -78,6 +114,9 @@ BackupsTopic = Annotated[Topic, Depends(_topic)]
 Caller = Annotated[str | None, Depends(_caller)]
 WaitSeconds = Annotated[int | None, Depends(_wait_seconds)]
 Table = Annotated[str, Depends(_table)]
+Key = Annotated[str, Depends(_key)]
+AskFunction = Annotated[Ask, Depends(_ask)]
+Kept = Annotated[Policy, Depends(_policy)]
 IdempotencyKey = Annotated[str | None, Header(pattern=r"^[\x20-\x7e]{1,255}$")]
 
 router = APIRouter(
@@ -92,6 +131,10 @@ router = APIRouter(
 
 _NOT_FOUND: dict[int | str, dict[str, object]] = {
     404: {"model": Problem, "description": "There is no such backup, or table of it."}
+}
+_GONE: dict[int | str, dict[str, object]] = {410: {"model": Problem, "description": "Retention removed its data."}}
+_TOO_LARGE: dict[int | str, dict[str, object]] = {
+    413: {"model": Problem, "description": "The row is too large for an answer: download the table."}
 }
 _CONFLICT: dict[int | str, dict[str, object]] = {
     409: {"model": Problem, "description": "The backup is not in a state for this."}
@@ -151,7 +194,7 @@ async def cancel_backup(backup_id: str, store: Store, now: Now, requested_by: Ca
     return await backups.cancel(store, backup_id, requested_by, now)
 
 
-@router.post("/backups/{backup_id}/proofs", status_code=202, responses=_NOT_FOUND | _CONFLICT)
+@router.post("/backups/{backup_id}/proofs", status_code=202, responses=_NOT_FOUND | _CONFLICT | _GONE)
 async def request_proof(
     *,
     backup_id: str,
@@ -167,7 +210,89 @@ async def request_proof(
     return await backups.prove(store, start_worker, backup_id, wanted, requested_by=requested_by, now=now)
 
 
-@router.get("/backups/{backup_id}/tables/{table:path}", responses=_NOT_FOUND | _CONFLICT)
+@router.get(
+    "/backups/{backup_id}/tables/{table:path}/rows/{key}",
+    response_model=Row,
+    responses=_NOT_FOUND | _CONFLICT | _GONE | _TOO_LARGE,
+)
+async def read_row(backup_id: str, table: Table, key: Key, store: Store, now: Now) -> Response:
+    """One row as the backup has it.
+
+    `key` is the value of the primary key, if that is one column and all its characters are letters, digits or among
+    `-._~:@`; else the base64url, without padding, of the JSON array of the key's values.
+    """
+    return _json(await rows.row(store, backup_id, table, key, now))
+
+
+@router.get("/rows/{table:path}/{key}/history", response_model=RowHistory, responses=_NOT_FOUND | _TOO_LARGE)
+async def read_history(table: Table, key: Key, store: Store, now: Now) -> Response:
+    """Every distinct state of a row across all backups that have their data, newest first."""
+    return _json(await rows.history(store, table, key, now))
+
+
+@router.get("/backups/{backup_id}/diff/{other}", responses=_NOT_FOUND | _CONFLICT | _GONE)
+async def compare(backup_id: str, other: str, store: Store, ask: AskFunction, now: Now) -> Diff:
+    """What differs between this backup and another one, or the database: `other` is an id, or `now`."""
+    return await _compared(store=store, ask=ask, backup_id=backup_id, other=other, cursor=None, now=now)
+
+
+@router.get("/backups/{backup_id}/diff/{other}/after/{cursor}", responses=_NOT_FOUND | _CONFLICT | _GONE)
+async def compare_the_rest(
+    *, backup_id: str, other: str, cursor: str, store: Store, ask: AskFunction, now: Now
+) -> Diff:
+    """The next page, where `next` of the one before it leads."""
+    return await _compared(store=store, ask=ask, backup_id=backup_id, other=other, cursor=cursor, now=now)
+
+
+async def _compared(*, store: S3Store, ask: Ask, backup_id: str, other: str, cursor: str | None, now: Clock) -> Diff:
+    if other != diff.NOW:
+        return await diff.page(store, backup_id, other, cursor, now)
+    return Diff.model_validate_json(await ask(DiffTask(backup_id=backup_id, cursor=cursor)))
+
+
+@router.post("/backups/{backup_id}/restores", status_code=202, responses=_NOT_FOUND | _CONFLICT | _GONE)
+async def request_restore(
+    *,
+    backup_id: str,
+    wanted: RestoreIn,
+    response: Response,
+    store: Store,
+    start_worker: Start,
+    now: Now,
+    requested_by: Caller,
+    idempotency_key: IdempotencyKey = None,
+) -> Restore:
+    """Ask for a restore. It is made after the answer; follow it at `Location`, which is relative to this path."""
+    restore = await restores.request(
+        store, start_worker, backup_id, wanted, key=idempotency_key, requested_by=requested_by, now=now
+    )
+    response.headers["Location"] = f"../../restores/{restore.id}"
+    return restore
+
+
+@router.get("/restores/{restore_id}", responses=_NOT_FOUND)
+async def show_restore(restore_id: str, store: Store, now: Now) -> Restore:
+    """A restore, and how far it is."""
+    return await restores.show(store, restore_id, now)
+
+
+@router.get("/retention")
+async def show_retention(store: Store, policy: Kept, now: Now) -> RetentionPlan:
+    """What retention would do now, and why."""
+    return await retention.plan(store, policy, now)
+
+
+@router.post("/retention", responses={409: {"model": Problem, "description": "The plan is another one by now."}})
+async def apply_retention(
+    *, wanted: RetentionIn, store: Store, policy: Kept, ask: AskFunction, now: Now, requested_by: Caller
+) -> RetentionResult:
+    """Apply the plan with this digest, and no other. Manifests, signatures and proofs stay."""
+    await retention.checked(store, policy, wanted.digest, now)
+    task = RetentionTask(digest=wanted.digest, requested_by=requested_by)
+    return RetentionResult.model_validate_json(await ask(task))
+
+
+@router.get("/backups/{backup_id}/tables/{table:path}", responses=_NOT_FOUND | _CONFLICT | _GONE)
 async def link_table(backup_id: str, table: Table, store: Store, now: Now) -> TableLink:
     """Links to the rows of a table, for 15 minutes. They are as secret as the rows.
 
@@ -186,4 +311,22 @@ async def subscribe(wanted: SubscriptionIn, topic: BackupsTopic) -> Subscription
 @router.get("/subscriptions")
 async def list_subscriptions(topic: BackupsTopic) -> SubscriptionPage:
     """Who gets mail."""
-    return SubscriptionPage(items=await subscriptions.subscribed(topic))
+    items = await subscriptions.subscribed(topic)
+    return SubscriptionPage(items=items, warning=subscriptions.warning(items))
+
+
+@router.delete(
+    "/subscriptions/{subscription_id}",
+    status_code=204,
+    responses={404: {"model": Problem, "description": "There is no such subscription."}},
+)
+async def unsubscribe(subscription_id: str, topic: BackupsTopic) -> None:
+    """Send no more mail to this address."""
+    await subscriptions.unsubscribe(topic, subscription_id)
+
+
+@router.post("/subscriptions/test", status_code=202)
+async def send_trial(topic: BackupsTopic, start_worker: Start, requested_by: Caller) -> TrialSent:
+    """Send a test message to every address, whatever events it is subscribed to."""
+    await start_worker(TrialTask(requested_by=requested_by))
+    return TrialSent(confirmed=await subscriptions.confirmed(topic))

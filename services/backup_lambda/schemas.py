@@ -1,17 +1,27 @@
 """What the API takes and gives."""
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from backup_lambda.lease import Progress
-from backup_lambda.proof import Difference, Proof
+from backup_lambda.proof import Proof
+from backup_lambda.replica import Difference
 
 State = Literal["queued", "running", "stored", "suspect", "proven", "broken", "failed", "cancelled", "expired"]
 EventType = Literal[
-    "backup.proven", "backup.stored", "backup.suspect", "backup.broken", "backup.failed", "backup.cancelled"
+    "backup.proven",
+    "backup.stored",
+    "backup.suspect",
+    "backup.broken",
+    "backup.failed",
+    "backup.cancelled",
+    "backup.changed",  # much of it is other than in the last proven one
+    "restore.completed",
+    "restore.failed",
 ]
+TRIAL = "test"  # the type of a message that is sent to try whether mails arrive: every filter lets it through
 # Control characters would let a label forge lines of the mail that it is shown in.
 Label = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
 # Two identifiers of PostgreSQL, each of up to 63 bytes and without NUL, and the dot between them.
@@ -149,7 +159,8 @@ class Backup(BaseModel):
     about its rows, also after a proof accepted it. `manifest_sha256` is the head of the chain of manifests.
 
     `announced` says that its end was published on the topic. Whoever needs to hear of an end that stays unannounced has
-    to ask: its notice was refused, or nobody was left to send it.
+    to ask: its notice was refused, or nobody was left to send it. `unheard` says so when it was published, and nobody
+    had subscribed.
     """
 
     id: str
@@ -171,6 +182,7 @@ class Backup(BaseModel):
     reason: str | None = None
     manifest_sha256: str | None = None
     announced: bool = False
+    unheard: str | None = None
     requested_by: str | None
 
     @property
@@ -184,6 +196,240 @@ class BackupPage(BaseModel):
     items: list[Backup]
     next_cursor: str | None
     has_more: bool
+
+
+# A number, or any other value, as the text that PostgreSQL's JSON has of it; a number without quotes.
+KeyValues = Annotated[list[str | int | bool], Field(min_length=1, max_length=32)]
+
+
+def _free_to_take(database: str) -> str:
+    if database in ("postgres", "template0", "template1") or database.startswith(("holdfast_proof_", "holdfast_new_")):
+        raise ValueError("this name is taken by databases that every server has, or that we make and drop")
+    return database
+
+
+DatabaseName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$"), AfterValidator(_free_to_take)]
+
+
+class TableWanted(_In):
+    """A table that is to be restored: all its rows, or those with these keys, each the values of the primary key."""
+
+    table: TableName
+    keys: Annotated[list[KeyValues], Field(min_length=1, max_length=1000)] | None = None
+
+
+class RestoreIn(_In):
+    """A wish to have something back.
+
+    With `database`: the whole backup, in a new database of that name, on the server that proofs run on. With `tables`:
+    into the live database, in one transaction. `on_conflict` says what becomes of a row whose key is there with other
+    values: nothing at all is restored, that row is left, or it is overwritten. A row that is the same is left, always;
+    and rows that only the live database has stay. `dry_run` does all of it, takes it back, and says what was changed.
+
+    `because` is the reason for which a backup is restored that is not proven. `skip_damaged` leaves out blocks of rows
+    that are not what was stored, and names them.
+    """
+
+    database: DatabaseName | None = None
+    tables: Annotated[list[TableWanted], Field(min_length=1, max_length=200)] | None = None
+    on_conflict: Literal["fail", "skip", "overwrite"] = "fail"
+    dry_run: bool = False
+    because: Label | None = None
+    skip_damaged: bool = False
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if (self.database is None) == (self.tables is None):
+            raise ValueError("name either a `database`, for all of it, or `tables`, for the live one")
+        if self.database and (self.dry_run or self.on_conflict != "fail"):
+            raise ValueError("`on_conflict` and `dry_run` are for `tables`: a new database has no rows")
+        return self
+
+
+class FieldChange(BaseModel):
+    """JSON texts; null where there is no such column."""
+
+    before: str | None
+    after: str | None
+
+
+class Change(BaseModel):
+    """A row that a restore touches, or that differs: `fields` only of one that changed.
+
+    `key` are the values of its primary key; each field has the value `before` and the one `after`, as JSON texts of at
+    most 200 characters. Before and after are: the live row and the restored one; the first backup and the other.
+    """
+
+    action: Literal["added", "removed", "changed"]
+    key: list[str]
+    fields: dict[str, FieldChange] = {}
+
+
+class TableRestored(BaseModel):
+    """What became of a table's rows; `changes` are the first 100.
+
+    `added` were not there, `changed` were overwritten, `left` had other values and were left, `same` were equal.
+    """
+
+    name: str
+    rows: int  # that the backup has, or that were asked for
+    added: int = 0
+    changed: int = 0
+    left: int = 0
+    same: int = 0
+    changes: list[Change] = []
+    drift: list[str] = []  # how the table differs from the backup's, and what was made of it
+    damaged: list[str] = []  # blocks that were left out, each in words
+    missing: list[list[str]] = []  # keys that were asked for, and that the backup has not
+
+
+class Restore(BaseModel):
+    """A restore. `completed` means: committed, and compared where it is a new database; a dry run took it back.
+
+    `reason` says why it failed, in which case nothing was changed; or what is not in one that left out damaged blocks;
+    or, while it is running, what it waits for. `tokens_revoked` counts the access tokens that came
+    back with a whole backup, and were made invalid.
+    """
+
+    id: str
+    backup_id: str
+    state: Literal["queued", "running", "completed", "failed"]
+    database: str | None
+    dry_run: bool
+    on_conflict: str
+    because: str | None = None
+    created_at: datetime
+    requested_by: str | None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    progress: ProgressOut | None = None
+    tables: list[TableRestored] = []
+    rows: int = 0
+    tokens_revoked: int = 0
+    reason: str | None = None
+    announced: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("completed", "failed")
+
+
+class TableDiff(BaseModel):
+    """How a table differs. Rows and blocks are of the whole table; the other counts are of this page.
+
+    `comparable` says why its rows cannot be told apart, if they cannot: another primary key, or none.
+    """
+
+    name: str
+    rows_before: int | None  # null where the table is not there
+    rows_after: int | None
+    blocks_differ: int
+    blocks: int
+    columns_added: list[str] = []
+    columns_removed: list[str] = []
+    comparable: str | None = None
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    changes: list[Change] = []
+
+
+class Diff(BaseModel):
+    """What differs between a backup (`before`) and another one, or the database `now` (`after`).
+
+    It comes in pages, each of at most 1,000 changed rows and so many blocks read; `next` is the rest, a path relative
+    to the API, or null. Tables that are equal are not among `tables`. `bytes_read` are those of the bucket.
+    """
+
+    before: str
+    after: str
+    tables: list[TableDiff]
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    bytes_read: int = 0
+    next: str | None = None
+
+
+class RowState(BaseModel):
+    """What a row was, in the backups from `oldest_backup_id` to `backup_id`, which is the newer one.
+
+    `row` is null where they have no such row; `damaged` says why it cannot be told.
+    """
+
+    backup_id: str
+    oldest_backup_id: str
+    row: dict[str, Any] | None
+    damaged: str | None = None
+
+
+class RowHistory(BaseModel):
+    """Every distinct state of a row across backups, newest first. `row` is as in the backup, every digit of it."""
+
+    table: str
+    key: list[str]
+    backups: int
+    items: list[RowState]
+
+
+class Row(BaseModel):
+    """A row as a backup has it: `row` is the very text that is stored."""
+
+    backup_id: str
+    table: str
+    key: list[str]
+    row: dict[str, Any]
+
+
+class RetentionItem(BaseModel):
+    """A backup in a retention plan. `clean` removes what one left that failed; its record stays as it is."""
+
+    backup_id: str
+    state: State
+    label: str | None
+    action: Literal["keep", "expire", "clean"]
+    reasons: list[str]
+    stored_bytes: int = 0
+
+
+class RetentionPlan(BaseModel):
+    """What retention would do now, newest first. `digest` names this plan: POST it to apply it, and no other."""
+
+    digest: str
+    policy: str
+    made_at: datetime
+    keep: int
+    expire: int
+    clean: int
+    stored_bytes_freed: int
+    items: list[RetentionItem]
+
+
+class RetentionIn(_In):
+    """The plan that is to be applied."""
+
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class RetentionResult(BaseModel):
+    """What was done of a plan. With `complete` false the time ended first: get the plan again, and apply that.
+
+    `left` are those whose data was not removed, each with the reason: what they are has changed meanwhile. The next
+    plan says what becomes of them.
+    """
+
+    digest: str
+    complete: bool
+    expired: list[str]
+    cleaned: list[str]
+    left: dict[str, str] = {}
+    objects_deleted: int
+
+
+class TrialSent(BaseModel):
+    """A test message is on its way to so many confirmed addresses."""
+
+    confirmed: int
 
 
 class SubscriptionIn(_In):
@@ -203,9 +449,10 @@ class Subscription(BaseModel):
 
 
 class SubscriptionPage(BaseModel):
-    """All email subscriptions."""
+    """All email subscriptions. `warning` says so when nobody has confirmed one: no mail is heard by anybody."""
 
     items: list[Subscription]
+    warning: str | None = None
     next_cursor: None = None
     has_more: bool = False
 

@@ -1,4 +1,4 @@
-"""The database that a backup is restored into to prove it: made for that, and dropped whatever happens."""
+"""A database that a backup is restored into: made for that, and dropped whatever happens, unless it is kept."""
 
 import asyncio
 import logging
@@ -13,19 +13,20 @@ import asyncpg
 
 from backup_lambda import snapshot
 from backup_lambda.catalogue import Connection, quoted
-from backup_lambda.errors import DatabaseFailed, NotRestored, ProofUnfinished
+from backup_lambda.errors import DatabaseFailed, NotRestored, ProofUnfinished, RestoreRefused
 from backup_lambda.manifest import Manifest
 
 DROP_SECONDS = 15  # within what the worker keeps for its end
 LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-# Nobody else reads it, and it is gone before a crash could matter.
+# Nobody else reads it, and it is gone before a crash could matter; whoever keeps it waits for the disk.
 SESSION = {"application_name": "holdfast proof", "synchronous_commit": "off", "maintenance_work_mem": "256MB"}
 
-# A proof of this backup that died left them, or any that died more than a day ago: no proof takes so long.
+# Named `holdfast_proof_{backup}_{time}_{any}`, or `holdfast_new_{restore}_{time}_{any}`. A proof of this backup that
+# died left them, or an attempt at this restore; or any that died more than a day ago: nothing takes so long.
 LEFTOVERS = r"""
 select datname from pg_database
 where datdba = current_user::regrole and (starts_with(datname, $1) or (
-    datname ~ '^holdfast_proof_\d{8}t\d{6}z_[0-9a-f]+_\d{8}t\d{6}z_[0-9a-f]+$'
+    datname ~ '^holdfast_(proof|new)_\d{8}t\d{6}z_[0-9a-f]+_\d{8}t\d{6}z_[0-9a-f]+$'
     and to_timestamp(substring(datname from '_(\d{8}t\d{6})z_[0-9a-f]+$'), 'YYYYMMDD"t"HH24MISS')
         < now() - interval '1 day'
     and not exists (select from pg_stat_activity a where a.datname = pg_database.datname)))
@@ -35,7 +36,7 @@ select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = $1 
 """
 TAKEN = r"""
 select coalesce(sum(pg_database_size(oid)), 0)::bigint from pg_database
-where datname ~ '^holdfast_proof_' and datdba = current_user::regrole
+where datname ~ '^holdfast_(proof|new)_' and datdba = current_user::regrole
 """
 # Of the classes of errors, those that come from what is restored. Others are the server's: it is full, or going down.
 OF_THE_BACKUP = {"0L", "0P", "20", "21", "22", "23", "2B", "2F", "38", "39", "3F", "42", "44", "54", "P0"}
@@ -49,6 +50,7 @@ class Scratch:
 
     url: str = field(repr=False)
     server: str  # the version of PostgreSQL
+    name: str = ""
 
     async def connect(self) -> Connection:
         with failures_named():
@@ -56,15 +58,19 @@ class Scratch:
 
 
 @asynccontextmanager
-async def database(url: str, manifest: Manifest, room_bytes: int | None) -> AsyncIterator[Scratch]:
-    """An empty one, as the backup's own was. `url` is of a role that may create databases. Raises ProofUnfinished."""
-    prefix = f"holdfast_proof_{manifest.id.lower().replace('-', '_')}_"
+async def database(
+    url: str, manifest: Manifest, room_bytes: int | None, restore_id: str | None = None
+) -> AsyncIterator[Scratch]:
+    """An empty one, as the backup's own was. `url` is of a role that may create databases. Raises ProofUnfinished.
+
+    Without the id of a restore it is for a proof.
+    """
+    prefix = _prefix("new", restore_id) if restore_id else _prefix("proof", manifest.id)
     with failures_named():
         server = await snapshot.connect(url, **SESSION)
         try:
-            version = await _version(server, manifest)
-            for found in await server.fetch(LEFTOVERS, prefix):
-                await _drop(server, found["datname"])
+            version = await version_of(server, manifest)
+            await _drop_leftovers(server, prefix)
             await _ask_for_room(server, manifest, room_bytes)
             made_at = await server.fetchval("""select to_char(now() at time zone 'UTC', 'YYYYMMDD"t"HH24MISS"z"')""")
         finally:
@@ -72,12 +78,61 @@ async def database(url: str, manifest: Manifest, room_bytes: int | None) -> Asyn
     name = f"{prefix}{made_at}_{secrets.token_hex(2)}"
     try:
         await _to_its_end(_create(url, name, manifest))  # else it might be made after it was dropped
-        yield Scratch(urlunsplit(urlsplit(url)._replace(path=f"/{quote(name)}")), version)
+        yield Scratch(urlunsplit(urlsplit(url)._replace(path=f"/{quote(name)}")), version, name)
     finally:
         await _to_its_end(_leave(url, name))
 
 
-async def _version(server: Connection, manifest: Manifest) -> str:
+async def keep(url: str, database: Scratch, name: str, comment: str) -> None:
+    """Give it this name, all at once, and for good. Raises RestoreRefused when there is one of this name."""
+    with failures_named():
+        server = await snapshot.connect(url, **SESSION | {"synchronous_commit": "on"})
+        try:
+            await server.execute(f"comment on database {quoted(database.name)} is {_literal(comment)}")
+            async with asyncio.timeout(DROP_SECONDS):
+                while True:
+                    await server.execute(OURS_ENDED, database.name)
+                    with suppress(asyncpg.ObjectInUseError):  # PostgreSQL waited 5 s for it already
+                        await server.execute(f"alter database {quoted(database.name)} rename to {quoted(name)}")
+                        return
+        except asyncpg.DuplicateDatabaseError as error:
+            raise RestoreRefused(there_is_one(name)) from error
+        finally:
+            server.terminate()
+
+
+async def comment_of(url: str, name: str, restore_id: str) -> str | None:
+    """That of the database with this name, empty where it has none; None where there is no such database.
+
+    What another attempt at this restore left is dropped first, so that it cannot get the name afterwards.
+    """
+    with failures_named():
+        server = await snapshot.connect(url, **SESSION)
+        try:
+            await _drop_leftovers(server, _prefix("new", restore_id))
+            found: str | None = await server.fetchval(
+                "select coalesce(shobj_description(oid, 'pg_database'), '') from pg_database where datname = $1", name
+            )
+        finally:
+            server.terminate()
+    return found
+
+
+def there_is_one(name: str) -> str:
+    return f"there is a database {name} on the proof server: choose another name, or drop it"
+
+
+def _prefix(purpose: str, whose: str) -> str:
+    return f"holdfast_{purpose}_{whose.lower().replace('-', '_')}_"
+
+
+async def _drop_leftovers(server: Connection, prefix: str) -> None:
+    for found in await server.fetch(LEFTOVERS, prefix):
+        await _drop(server, found["datname"])
+
+
+async def version_of(server: Connection, manifest: Manifest) -> str:
+    """That of the server, which must be as new as the backup's. Raises ProofUnfinished."""
     version = str(await server.fetchval("show server_version"))
     theirs = str(manifest.database["server_version"])
     if version.partition(".")[0] != theirs.partition(".")[0]:

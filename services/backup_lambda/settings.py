@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from backup_lambda.retention import Policy
+
 PREFIX = "HOLDFAST_"
 
 
@@ -28,6 +30,10 @@ def _number(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+def _none_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
 Arn = Annotated[str, Field(pattern=r"^arn:[^:]+:[a-z]+:[^:]*:[^:]*:.+")]
 KeyArn = Annotated[str, Field(pattern=r"^arn:[^:]+:(kms|secretsmanager):[^:]*:[^:]*:.+")]
 Word = Annotated[str, Field(min_length=1)]
@@ -35,13 +41,13 @@ Words = Annotated[tuple[Word, ...], BeforeValidator(_words)]
 Names = Annotated[tuple[Word, ...], BeforeValidator(_words), Field(min_length=1)]
 Fingerprints = Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...], BeforeValidator(_words)]
 Number = Annotated[int, BeforeValidator(_number)]
+Retention = Annotated[Policy, BeforeValidator(Policy.parse)]
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
     bucket: str = Field(min_length=3)
-    topic_arn: Arn
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -60,13 +66,26 @@ class _Settings(BaseModel):
 class ApiSettings(_Settings):
     """What the function behind the gateway needs."""
 
+    topic_arn: Arn
     worker_function: str = Field(min_length=1)  # name or ARN
+    keeper_function: str = Field(min_length=1)  # the same of the one that deletes
+    retention: Retention = Policy()
+
+
+class KeeperSettings(_Settings):
+    """What the function that applies retention needs."""
+
+    signing_key: KeyArn
+    retention: Retention = Policy()
 
 
 class WorkerSettings(_Settings):
-    """What the function that makes and proves backups needs."""
+    """What the function that makes, proves and restores backups needs."""
 
+    topic_arn: Arn
     database_secret: Arn  # its string is the postgresql:// URL of a role that may read, and only read
+    # The same of a role that may write rows of the live database; without it nothing is restored into that one.
+    restore_database_secret: Annotated[Arn | None, BeforeValidator(_none_if_empty)] = None
     proof_database_secret: Arn  # the same of a role that may create databases, on the server that proofs run on
     signing_key: KeyArn  # a KMS key (ECC_NIST_EDWARDS25519), or a secret whose string is an Ed25519 private key in PEM
     former_keys: Fingerprints = ()  # SHA-256 of the public keys that signed earlier backups
@@ -79,4 +98,5 @@ class WorkerSettings(_Settings):
     # What scratch databases may take on that server.
     proof_room_bytes: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_number)] = None
     suspect_fall_percent: Annotated[Number, Field(ge=1, le=100)] = 50
+    changed_percent: Annotated[Number, Field(ge=1, le=100)] = 50  # of a table's rows: more than that is told
     object_lock_days: Annotated[Number, Field(ge=0)] = 0  # 0: objects are not locked

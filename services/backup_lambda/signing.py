@@ -1,7 +1,7 @@
-"""Signatures of manifests and proofs: Ed25519, by a key in KMS or one that a secret holds. Any library can check them.
+"""Signatures, Ed25519, by a key in KMS or one that a secret holds. Any library can check them.
 
-What is signed is `holdfast manifest 1` or `holdfast proof 1`, a newline, and the SHA-256 of manifest.json, or of
-proof/{n}.json, in hexadecimal digits.
+What is signed is `holdfast manifest 1`, `holdfast proof 1` or `holdfast expiry 1`, a newline, and the SHA-256 of
+manifest.json, proof/{n}.json or expired.json in hexadecimal digits.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pydantic import Base64Bytes, BaseModel, ValidationError
 from backup_lambda import aws
 from backup_lambda.errors import AwsRefused, SignatureInvalid
 
-MANIFEST, PROOF = b"holdfast manifest 1\n", b"holdfast proof 1\n"
+MANIFEST, PROOF, EXPIRY = b"holdfast manifest 1\n", b"holdfast proof 1\n", b"holdfast expiry 1\n"
 
 
 class Signature(BaseModel):
@@ -97,7 +97,7 @@ def signer_of(arn: str, *, kms: Any, secrets: Any) -> Signer:
 
 
 async def signature_of(signer: Signer, body: bytes, heading: bytes = MANIFEST) -> bytes:
-    """Of the body of a manifest, or of a PROOF: the body of its `.sig`, which was checked. Raises AwsError."""
+    """Of the body of a manifest, a PROOF or an EXPIRY: the body of its `.sig`, which was checked. Raises AwsError."""
     public_key = await signer.public_key()
     signed = Signature.model_construct(
         algorithm="Ed25519",
@@ -118,7 +118,7 @@ def fingerprint(public_key: bytes) -> str:
 
 
 def check(body: bytes, sig_body: bytes, trusted_keys: Collection[str], heading: bytes = MANIFEST) -> None:
-    """Raises SignatureInvalid unless one of the keys with these fingerprints signed this manifest, or PROOF."""
+    """Raises SignatureInvalid unless one of the keys with these fingerprints signed this manifest, PROOF or EXPIRY."""
     try:
         signed = Signature.model_validate_json(sig_body)
         public_key = Ed25519PublicKey.from_public_bytes(signed.public_key)

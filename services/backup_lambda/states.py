@@ -12,6 +12,7 @@ STARTED_WITHIN = timedelta(minutes=70)
 SILENT = "its worker was not heard of any more"
 CANCELLING = "it is being cancelled"
 REPLACED = "manifest.json is not the one that was proven"
+UNHEARD = "its end was published, and nobody was subscribed who would hear of it: POST /subscriptions"
 PASSES_WITHOUT_PROOF = 2  # rows are copied and read back
 
 
@@ -129,4 +130,5 @@ def _backup(found: Found, state: State, reason: str | None, working: Progress | 
         reason=reason,
         # A later proof begins only after the end of the backup was announced.
         announced=progress is not None and (progress.announced or progress.task != "backup"),
+        unheard=UNHEARD if progress is not None and progress.listeners == 0 else None,
     )

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from backup_lambda.errors import AwsRefused, AwsUnavailable, ObjectChanged
 from backup_lambda.multipart import Upload
 
 CHUNK_BYTES = 256 * 1024
+DELETED_AT_ONCE = 1000  # S3 takes no more
 
 
 class Stored(NamedTuple):
@@ -84,6 +85,14 @@ class S3Store:
         async for piece in _pieces(answer["Body"]):
             yield piece
 
+    async def read_range(self, key: str, etag: str, offset: int, length: int) -> bytes:
+        """So many bytes of the version with this ETag. Raises ObjectChanged when it is there no longer."""
+        with aws.errors_named():
+            answer = await self._s3.get_object(
+                Bucket=self._bucket, Key=key, IfMatch=etag, Range=f"bytes={offset}-{offset + length - 1}"
+            )
+        return b"".join([piece async for piece in _pieces(answer["Body"])])
+
     async def link(self, key: str, etag: str | None, seconds: int) -> str:
         """A URL by which anybody can read the object as it is now, until then or until our credentials end.
 
@@ -122,6 +131,23 @@ class S3Store:
         async for page in self._pages(Prefix=prefix):
             for each in page.get("Contents", []):
                 yield each["Key"], each["LastModified"]
+
+    async def sizes(self, prefix: str) -> dict[str, int]:
+        """The bytes of every object under `prefix`, by key."""
+        return {
+            each["Key"]: each["Size"] async for page in self._pages(Prefix=prefix) for each in page.get("Contents", [])
+        }
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """These, if they are there. In a bucket with versions what they were stays, under a mark."""
+        for start in range(0, len(keys), DELETED_AT_ONCE):
+            objects = [{"Key": key} for key in keys[start : start + DELETED_AT_ONCE]]
+            with aws.errors_named():
+                answer = await self._s3.delete_objects(
+                    Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}, ChecksumAlgorithm="SHA256"
+                )
+            for each in answer.get("Errors", []):  # S3 says 200, and then what it did not do
+                raise AwsRefused(f"DeleteObjects was answered {each.get('Code')} for {each.get('Key')}")
 
     def _lock(self) -> dict[str, Any]:
         if not self._object_lock_days:

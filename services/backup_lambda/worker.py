@@ -1,4 +1,4 @@
-"""What Lambda, or a process of its own, is asked to do: make a backup, or prove one.
+"""What Lambda, or a process of its own, is asked to do: make a backup, prove or restore one.
 
 AWS delivers an asynchronous invocation at least once, and again after it failed: every step is made once, or can be
 made again. An error that comes out of here asks for such another attempt. What is the end of the task (PostgreSQL
@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Never
 
-from backup_lambda import aws, housekeeping, objects, signing
+from backup_lambda import aws, history, housekeeping, notices, objects, restores, signing
 from backup_lambda.attempt import Attempt, reason_of
-from backup_lambda.errors import BackupNotFound, BackupsError, LeaseLost, NotYet
+from backup_lambda.errors import BackupNotFound, BackupsError, LeaseLost, NotYet, RestoreNotFound
 from backup_lambda.guards import KEPT_SECONDS, deadline, stopped, unless
-from backup_lambda.lease import LAST_ATTEMPT, Clock, Lease, understood
+from backup_lambda.lease import LAST_ATTEMPT, RESTORE, Clock, Lease, understood
 from backup_lambda.making import Means
 from backup_lambda.notices import Topic
 from backup_lambda.objects import folder
+from backup_lambda.restoring import RestoreAttempt
 from backup_lambda.settings import WorkerSettings
 from backup_lambda.store import S3Store
-from backup_lambda.tasks import Task
+from backup_lambda.tasks import RestoreTask, Task, TrialTask
 
 LEFT_ALONE = "left alone"
 PROVEN_WITHOUT_END = 5  # backups of others, by a process that may take its time: it is to end some day
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Worker:
-    """What makes and proves backups, opened once. When `stop` is set it ends what it does, and says so."""
+    """What makes, proves and restores backups, opened once. When `stop` is set it ends what it does, and says so."""
 
     means: Means
     topic: Topic
@@ -67,6 +68,26 @@ class Worker:
             log.warning("%s: %s", task.backup_id, lost)
             return LEFT_ALONE
 
+    async def restore(self, task: RestoreTask, seconds_left: Callable[[], float]) -> str:
+        """The state that the restore is in afterwards; or that it was left alone. And then what others left."""
+        if "request.json" not in await self.means.store.names(restores.folder(task.restore_id)):
+            raise RestoreNotFound(f"{task.restore_id} was never asked for")
+        if (lease := await self._restores_lease(task.restore_id)) is None:
+            log.info("%s: another worker has it, or nothing is left to do", task.restore_id)
+            return LEFT_ALONE
+        try:
+            outcome = await self._restore(task.restore_id, lease, seconds_left).to_the_end()
+        except LeaseLost as lost:
+            log.warning("%s: %s", task.restore_id, lost)
+            return LEFT_ALONE
+        await self.keep_house(seconds_left)
+        return outcome
+
+    async def send_trial(self, task: TrialTask) -> None:
+        """Tell everybody who is subscribed that mails arrive. Raises AwsError."""
+        at = self.means.now()
+        await notices.publish(self.topic, notices.trial(history.new_id(at), at, task.requested_by))
+
     async def insist(self, task: Task, seconds_left: Callable[[], float]) -> str:
         """Where nobody else would try again."""
         for _ in range(LAST_ATTEMPT - 1):
@@ -97,6 +118,12 @@ class Worker:
                     await self._attempt(left.task, lease, no_end).give_up(left.failure)
             except Exception as error:  # noqa: BLE001  # the others are not to wait for this one
                 log.warning("%s: its end could not be told: %s", left.task.backup_id, reason_of(error))
+        for restore_id, reason in await housekeeping.abandoned_restores(self.means.store, self.means.now):
+            try:
+                if lease := await self._restores_lease(restore_id):
+                    await self._restore(restore_id, lease, no_end).give_up(reason)
+            except Exception as error:  # noqa: BLE001  # the same
+                log.warning("%s: its end could not be told: %s", restore_id, reason_of(error))
 
     async def _prove_old_ones(self, due: Sequence[housekeeping.Due], seconds_left: Callable[[], float]) -> None:
         """As many as the time allows."""
@@ -143,6 +170,13 @@ class Worker:
     def _attempt(self, task: Task, lease: Lease, seconds_left: Callable[[], float]) -> Attempt:
         return Attempt(self.means, self.topic, task, lease, lambda: self._guards(seconds_left))
 
+    async def _restores_lease(self, restore_id: str) -> Lease | None:
+        key = f"{restores.folder(restore_id)}progress.json"
+        return await Lease.take(self.means.store, key, self.means.now, RESTORE)
+
+    def _restore(self, restore_id: str, lease: Lease, seconds_left: Callable[[], float]) -> RestoreAttempt:
+        return RestoreAttempt(self.means, self.topic, restore_id, lease, lambda: self._guards(seconds_left))
+
     def _guards(self, seconds_left: Callable[[], float]) -> list[Coroutine[Any, Any, Never]]:
         return [deadline(seconds_left), stopped(self.stop)]
 
@@ -170,7 +204,9 @@ def create_worker(settings: WorkerSettings, now: Clock, *, s3: Any, sns: Any, se
         include_tables=settings.include_tables,
         exclude_tables=settings.exclude_tables,
         suspect_fall_percent=settings.suspect_fall_percent,
+        changed_percent=settings.changed_percent,
         proves_always=settings.prove == "always",
+        restore_url=(lambda: text_of(live)) if (live := settings.restore_database_secret) else None,
         proof_room_bytes=settings.proof_room_bytes,
         former_keys=settings.former_keys,
     )

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from backup_lambda import blocks, proof, restore, scratch, snapshot
+from backup_lambda.blocks import Block, IndexWriter
 from backup_lambda.catalogue import EVERYTHING, Selection
 from backup_lambda.dump import Dump
 from backup_lambda.lease import Progress
@@ -103,6 +104,13 @@ class Drill:
 
 def folder(backup_id: str) -> str:
     return f"backups/{backup_id}/"
+
+
+def pack_index(index: Iterable[Block]) -> bytes:
+    written = IndexWriter()
+    for block in index:
+        written.add(block)
+    return written.close()
 
 
 def progress() -> Progress:

@@ -6,7 +6,8 @@ from typing import Any
 
 from backup_lambda.lease import Progress
 from backup_lambda.manifest import Manifest, SchemaSql, TableEntry
-from backup_lambda.proof import Difference, Proof
+from backup_lambda.proof import Proof
+from backup_lambda.replica import Difference
 from tests.backup_lambda.world import World, utc_now
 
 AT = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)

@@ -16,7 +16,7 @@ from backup_lambda import aws, backups, routes
 from backup_lambda.errors import AwsUnavailable
 from backup_lambda.lease import Lease
 from backup_lambda.schemas import Backup
-from backup_lambda.tasks import Task
+from backup_lambda.tasks import Started, Task
 from tests.backup_lambda.recorded import a_proven_backup, have_failure, have_manifest, have_progress, have_proof
 from tests.backup_lambda.world import World, client_of, until, utc_now
 
@@ -70,6 +70,7 @@ async def test_a_backup_is_asked_for(api: httpx.AsyncClient, world: World) -> No
         "reason": None,
         "manifest_sha256": None,
         "announced": False,
+        "unheard": None,
         "requested_by": None,
     }
     assert world.tasks == [Task(task="backup", backup_id=made["id"])]
@@ -100,7 +101,7 @@ async def test_a_request_that_stopped_half_way_is_completed_by_its_repetition(wo
     """The function may end between any two of its steps."""
     key = {"Idempotency-Key": "run 9"}
 
-    async def lost(task: Task) -> None:
+    async def lost(task: Started) -> None:
         raise AwsUnavailable("Invoke was answered ServiceException")
 
     async with client_of(world, lost) as api:
@@ -239,7 +240,7 @@ async def test_another_proof_is_asked_for(api: httpx.AsyncClient, world: World) 
 
     await have_proof(world, backup_id, 10, "unfinished")
     assert (await api.post(f"/backups/{backup_id}/proofs", json={})).json()["number"] == 11
-    assert world.tasks[-1].accept_suspect is False
+    assert world.tasks[-1] == Task(task="proof", backup_id=backup_id, number=11)
 
 
 @pytest.mark.parametrize("verdict", ["broken", "unfinished"])
@@ -267,10 +268,10 @@ async def test_what_is_at_work_or_holds_nothing_cannot_be_proven(api: httpx.Asyn
         (proving, "a proof of it is being made"),
         (announcing, "a proof of it is being made"),
         (failed, "It is failed"),
-        (expired, "It is expired"),
     ]:
         problem = assert_problem(await api.post(f"/backups/{backup_id}/proofs", json={}), 409, "backup-not-ready")
         assert said in problem["detail"]
+    assert_problem(await api.post(f"/backups/{expired}/proofs", json={}), 410, "backup-expired")
     assert_problem(await api.post(f"/backups/{FIRST}/proofs", json={}), 404, "backup-not-found")
     assert_problem(await api.post(f"/backups/{failed}/proofs", json={"accept": True}), 422, "invalid-request")
     assert world.tasks == []
@@ -332,7 +333,7 @@ async def test_problems_are_problems(api: httpx.AsyncClient) -> None:
 
 
 async def test_an_unforeseen_error_is_a_problem_that_tells_nothing(world: World) -> None:
-    async def broken(task: Task) -> None:
+    async def broken(task: Started) -> None:
         raise RuntimeError("the password is hunter2")
 
     async with client_of(world, broken) as api:

@@ -10,11 +10,24 @@ from typing import Any
 
 import pytest
 
-from backup_lambda.blocks import BLOCK_BYTES, Block, BlockWriter, Splitter, check, pack, read
+from backup_lambda.blocks import (
+    MAX_BYTES,
+    MIN_BYTES,
+    RUN_BYTES,
+    Block,
+    BlockWriter,
+    Run,
+    Splitter,
+    check,
+    pack,
+    read,
+)
+from backup_lambda.comparison import BlockComparison
 from backup_lambda.errors import AwsRefused, StoredDiffers
 from tests.backup_lambda.world import until
 
 MEGABYTE = 1_000_000
+EDITS = 25
 
 
 def rows_of(*sizes: int) -> bytes:
@@ -22,12 +35,13 @@ def rows_of(*sizes: int) -> bytes:
 
 
 def cut(rows: bytes, piece_bytes: Callable[[], int]) -> list[bytes]:
-    splitter, blocks, start = Splitter(), [], 0
+    splitter, runs, start = Splitter(), list[Run](), 0
     while start < len(rows):
         end = start + piece_bytes()
-        blocks += splitter.feed(rows[start:end])
+        if run := splitter.feed(rows[start:end]):
+            runs.append(run)
         start = end
-    return [*blocks, splitter.rest()]
+    return [run.rows[begin:end] for run in [*runs, splitter.rest()] for begin, end in run.blocks()]
 
 
 @pytest.mark.parametrize(
@@ -35,24 +49,53 @@ def cut(rows: bytes, piece_bytes: Callable[[], int]) -> list[bytes]:
     [
         ((), [0]),
         ((1, 1), [2]),
-        ((BLOCK_BYTES,), [BLOCK_BYTES, 0]),
-        ((BLOCK_BYTES - 1, 1, 1), [BLOCK_BYTES, 1]),
-        ((BLOCK_BYTES - 1, 2, 1), [BLOCK_BYTES + 1, 1]),
-        ((BLOCK_BYTES + 1, 3 * BLOCK_BYTES, 5), [BLOCK_BYTES + 1, 3 * BLOCK_BYTES, 5]),
+        ((MAX_BYTES - 1,), [MAX_BYTES - 1]),
+        ((MAX_BYTES,), [MAX_BYTES]),
+        ((MAX_BYTES, 1), [MAX_BYTES, 1]),
+        ((MIN_BYTES - 1, 1, MAX_BYTES), [MIN_BYTES, MAX_BYTES]),  # the row before it ends too early
+        ((MIN_BYTES - 1, MAX_BYTES, 5), [MIN_BYTES - 1 + MAX_BYTES, 5]),
+        ((MIN_BYTES, MAX_BYTES - MIN_BYTES, 5), [MIN_BYTES, MAX_BYTES - MIN_BYTES + 5]),  # the same head: the first
+        ((MIN_BYTES, 10 * MAX_BYTES, RUN_BYTES, 5), [MIN_BYTES, 10 * MAX_BYTES, RUN_BYTES, 5]),
     ],
 )
-def test_a_block_ends_with_the_row_that_fills_it(sizes: tuple[int, ...], blocks: list[int]) -> None:
+def test_a_block_ends_within_its_window_or_with_a_long_row(sizes: tuple[int, ...], blocks: list[int]) -> None:
     assert [len(block) for block in cut(rows_of(*sizes), lambda: 8192)] == blocks
 
 
 def test_how_rows_arrive_changes_no_block() -> None:
     chance = random.Random(1)
-    rows = rows_of(*(chance.choice([1, 2, 900, 5000, 700_000, 2 * MEGABYTE]) for _ in range(60)))
+    sizes = [chance.choice([2, 900, 5000, 70_000, 700_000, 2 * MEGABYTE]) for _ in range(60)]
+    rows = b"".join(b"%d" % chance.getrandbits(200) + b"x" * size + b"\n" for size in sizes)
     wanted = cut(rows, lambda: 8192)
     assert b"".join(wanted) == rows
     assert len(wanted) > 10
-    for piece_bytes in (lambda: len(rows), lambda: 4093, lambda: BLOCK_BYTES, lambda: chance.choice([1, 50, MEGABYTE])):
+    for piece_bytes in (lambda: len(rows), lambda: 4093, lambda: RUN_BYTES, lambda: chance.choice([1, 50, MEGABYTE])):
         assert cut(rows, piece_bytes) == wanted
+
+
+@pytest.mark.parametrize("body", ["long", "short"])
+@pytest.mark.parametrize("edit", ["change", "insert", "remove"])
+def test_a_row_that_changes_leaves_nearly_all_blocks_as_they_were(edit: str, body: str) -> None:
+    chance = random.Random(f"{edit} {body}")
+    longest = 1200 if body == "long" else 30
+    rows = [row(chance, number, longest) for number in range(4_000_000 // (longest + 20))]
+    before = {*cut(b"".join(rows), lambda: 8192)}
+    assert len(before) > 10
+    new = 0
+    for _ in range(EDITS):
+        edited, at = [*rows], chance.randrange(len(rows))
+        if edit == "change":
+            edited[at] = row(chance, at, longest)
+        elif edit == "insert":
+            edited.insert(at, row(chance, -at, longest))
+        else:
+            del edited[at]
+        new += sum(block not in before for block in cut(b"".join(edited), lambda: 8192))
+    assert new < 2 * EDITS
+
+
+def row(chance: random.Random, number: int, longest: int) -> bytes:
+    return b'{"id":%d,"body":"%s"}\n' % (number, b"x" * chance.randint(0, longest))
 
 
 def packed() -> tuple[list[Block], list[bytes]]:
@@ -86,6 +129,37 @@ async def checked(index: list[Block], stored: bytes) -> tuple[int, list[int]]:
 async def test_a_file_is_what_its_index_says() -> None:
     index, members = packed()
     assert await checked(index, b"".join(members)) == (15, [5, 5, 5])
+
+
+async def compared(index: list[Block], rows: bytes, piece_bytes: Callable[[], int]) -> BlockComparison:
+    comparison, start = BlockComparison(index, lambda count: None), 0
+    while start < len(rows):
+        end = start + piece_bytes()
+        await comparison.feed(rows[start:end])
+        start = end
+    await comparison.close()
+    return comparison
+
+
+async def test_rows_are_compared_with_blocks_that_were_cut_by_any_rule() -> None:
+    """Those of an older release have 1 MiB."""
+    chance = random.Random(2)
+    rows = [row(chance, number, 3000) for number in range(3000)]
+    index, begin = list[Block](), 0
+    while begin < len(rows):
+        end = begin + chance.choice([0, 1, 5, 700])
+        index.append(pack(b"".join(rows[begin:end]), []).block)
+        begin = end
+    for piece_bytes in (lambda: 8192, lambda: 5 * MEGABYTE, lambda: chance.choice([1, 50, MEGABYTE])):
+        same = await compared(index, b"".join(rows), piece_bytes)
+        assert (same.differing, same.rows, same.bytes) == (None, 3000, len(b"".join(rows)))
+        more = await compared(index, b"".join([*rows, *rows]), piece_bytes)
+        assert (more.differing, more.rows) == (f"block {len(index) + 1}, which is not stored", 6000)
+        fewer = await compared(index, b"".join(rows[:-1]), piece_bytes)
+        assert (fewer.differing, fewer.rows) == (f"block {len(index)} at 0", 2999)
+        other = await compared(index, b"".join([b"x\n", *rows[1:]]), piece_bytes)
+        assert other.differing == f"block {next(n for n, block in enumerate(index, 1) if block.rows)} at 0"
+    assert (await compared([pack(b"", []).block], b"", lambda: 1)).differing is None
 
 
 Altered = tuple[list[Block], bytes]
@@ -176,8 +250,13 @@ async def test_no_thread_outlives_a_copy_that_fails() -> None:
 
     upload: Any = Full()
     writer = BlockWriter(upload, [], lambda rows, size: None)
+
+    async def filled() -> None:
+        for _ in range(20):
+            await writer.feed(rows_of(RUN_BYTES))
+
     with pytest.raises(AwsRefused), writer:
-        await writer.feed(rows_of(*[BLOCK_BYTES] * 20))
+        await filled()
     await until(ended)
 
 

@@ -1,4 +1,4 @@
-"""The two functions as Lambda runs them: a process with settings in its environment, and events of the gateway."""
+"""The three functions as Lambda runs them: a process with settings in its environment, and events of the gateway."""
 
 import asyncio
 import base64
@@ -113,6 +113,10 @@ async def settings(aws_environment: dict[str, str], world: World) -> dict[str, s
     return aws_environment | {"HOLDFAST_BUCKET": world.bucket, "HOLDFAST_TOPIC_ARN": world.topic.arn}
 
 
+def of_api(settings: dict[str, str], worker_name: str) -> dict[str, str]:
+    return settings | {"HOLDFAST_WORKER_FUNCTION": worker_name, "HOLDFAST_KEEPER_FUNCTION": "no-such-function"}
+
+
 @asynccontextmanager
 async def relay_function(queue_url: str) -> AsyncIterator[str]:
     """The name of a function in the emulator that sends its events to a queue."""
@@ -160,7 +164,7 @@ async def test_a_backup_from_the_gateway_to_the_bucket(
     handed_on = (await world.sqs.create_queue(QueueName=f"{world.bucket}-relay"))["QueueUrl"]
     async with (
         relay_function(handed_on) as worker_name,
-        function("api", settings | {"HOLDFAST_WORKER_FUNCTION": worker_name}) as api,
+        function("api", of_api(settings, worker_name)) as api,
         function("worker", worker_settings) as worker,
         httpx.AsyncClient(transport=(gateway := Gateway(api)), base_url="https://api/") as client,
     ):
@@ -203,7 +207,7 @@ async def test_a_backup_from_the_gateway_to_the_bucket(
 
 async def test_problems_come_through_the_gateway(settings: dict[str, str]) -> None:
     async with (
-        function("api", settings | {"HOLDFAST_WORKER_FUNCTION": "no-such-function"}) as api,
+        function("api", of_api(settings, "no-such-function")) as api,
         httpx.AsyncClient(transport=(gateway := Gateway(api, in_base64=True)), base_url="https://api/") as client,
     ):
         for answer, status, kind in [
@@ -220,25 +224,42 @@ async def test_problems_come_through_the_gateway(settings: dict[str, str]) -> No
 
 
 AN_ID = "20261122T020000Z-3f9a2c1b"
+WORKERS_ALONE = {"HOLDFAST_TOPIC_ARN", "HOLDFAST_DATABASE_SECRET", "HOLDFAST_PROOF_DATABASE_SECRET"}
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        {},
-        {"task": "backup"},
-        {"task": "backup", "backup_id": "../x"},
-        {"task": "backup", "backup_id": AN_ID, "number": 1},
-        {"task": "proof", "backup_id": AN_ID},
-        {"task": "proof", "backup_id": AN_ID, "number": 0},
-        {"task": "restore", "backup_id": AN_ID},
-        {"Records": []},
-    ],
-)
-async def test_unknown_events_are_refused(settings: dict[str, str], event: object) -> None:
-    async with function("api", settings) as api, function("worker", settings) as worker:
-        for each in (api, worker):
-            assert (await each.invoke(event))["error"] == "UnknownEvent"
+NO_TASKS: list[object] = [
+    {},
+    {"task": "backup"},
+    {"task": "backup", "backup_id": "../x"},
+    {"task": "backup", "backup_id": AN_ID, "number": 1},
+    {"task": "proof", "backup_id": AN_ID},
+    {"task": "proof", "backup_id": AN_ID, "number": 0},
+    {"task": "restore", "backup_id": AN_ID},
+    {"task": "retention"},
+    {"Records": []},
+]
+
+
+async def test_unknown_events_are_refused(settings: dict[str, str]) -> None:
+    async with (
+        function("api", settings) as api,
+        function("worker", settings) as worker,
+        function("keeper", settings) as keeper,
+    ):
+        for each in (api, worker, keeper):
+            assert {(await each.invoke(event)).get("error") for event in NO_TASKS} == {"UnknownEvent"}
+
+
+async def test_a_question_that_is_refused_is_answered_with_the_reason(
+    settings: dict[str, str], worker_settings: dict[str, str]
+) -> None:
+    """Not with an error of the function, which would be an alarm."""
+    keeper_settings = {name: worker_settings[name] for name in worker_settings if name not in WORKERS_ALONE}
+    async with function("worker", worker_settings) as worker, function("keeper", keeper_settings) as keeper:
+        told = await worker.invoke({"task": "diff", "backup_id": AN_ID})
+        assert told == {"result": {"error": "BackupNotFound", "detail": "No backup has this id."}}
+        told = await keeper.invoke({"task": "retention", "digest": "of another plan"})
+        assert (told["result"]["error"], "GET /retention again" in told["result"]["detail"]) == ("StalePlan", True)
 
 
 async def test_a_function_with_wrong_settings_says_which(settings: dict[str, str]) -> None:

@@ -120,7 +120,7 @@ async def test_there_is_no_link_to_what_is_not_there(api: httpx.AsyncClient, wor
         (proven, "notes.nothing", 404, "table-not-found"),
         (proven, "notes.", 404, "table-not-found"),
         (running, "notes.notes", 409, "backup-not-ready"),
-        (expired, "notes.notes", 404, "table-not-found"),
+        (expired, "notes.notes", 410, "backup-expired"),
         (FIRST, "notes.notes", 404, "backup-not-found"),
     ]:
         problem = assert_problem(await api.get(f"/backups/{backup_id}/tables/{table}"), status, kind)
@@ -161,7 +161,8 @@ async def test_a_name_is_what_the_gateway_took_it_for(aws_environment: dict[str,
     backup_id = await world.wish()
     entry = await have_table(world, backup_id, "notes", "%41")
     await have_manifest(world, backup_id, tables=[a_table(**entry)])
-    names = {"BUCKET": world.bucket, "TOPIC_ARN": world.topic.arn, "WORKER_FUNCTION": "none"}
+    names = {"BUCKET": world.bucket, "TOPIC_ARN": world.topic.arn}
+    names |= {"WORKER_FUNCTION": "none", "KEEPER_FUNCTION": "none"}
     event = {
         "resource": "/backups/{backup_id}/tables/{table}",
         "path": f"/backups/{backup_id}/tables/{path}",

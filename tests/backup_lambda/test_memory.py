@@ -25,7 +25,7 @@ create procedure notes.add(rows int) language sql as
 async def test_twice_the_rows_take_no_more_memory(
     cluster: Cluster, database: str, world: World, owner: Connection
 ) -> None:
-    """The smaller table already fills every queue and every part in flight."""
+    """The smaller table already fills every queue and every part in flight, or nearly: how full they get varies."""
     worker = worker_for(world, cluster.url("notes_backup", database))
     await owner.execute(ROWS)
     peaks = []
@@ -36,7 +36,7 @@ async def test_twice_the_rows_take_no_more_memory(
         assert await worker.back_up(backup_id, a_long_time) == "stored"
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < peaks[0] + 10 * MEBIBYTE
     assert peaks[1] < 48 * MEBIBYTE
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_lambda import backups, mail, notices
+from backup_lambda import backups, mail, notices, words
 from backup_lambda.endings import Ending
-from backup_lambda.proof import Difference
+from backup_lambda.replica import Difference
 from backup_lambda.schemas import Backup, NotBackedUp, ProofOut, TableOut
 from tests.backup_lambda.recorded import (
     AT,
@@ -89,7 +89,7 @@ ENDINGS = [
 
 async def test_a_proven_backup_is_announced(world: World) -> None:
     backup_id = await a_proven_backup(world, tables=[a_table(rows=1234)])
-    await notices.publish(world.topic, await backups.ending(world.store, backup_id, None, utc_now))
+    await notices.publish(world.topic, notices.of_backup(await backups.ending(world.store, backup_id, None, utc_now)))
     [notice] = await world.notices()
     assert notice["Subject"] == "Holdfast: backup PROVEN, 1,234 rows"
     assert {name: value["Value"] for name, value in notice["MessageAttributes"].items()} == {
@@ -115,7 +115,7 @@ async def test_a_proven_backup_is_announced(world: World) -> None:
 async def test_a_failed_backup_is_announced_with_what_there_is_instead(world: World) -> None:
     proven, failed = await a_proven_backup(world), await world.wish()
     await have_failure(world, failed)
-    await notices.publish(world.topic, await backups.ending(world.store, failed, None, utc_now))
+    await notices.publish(world.topic, notices.of_backup(await backups.ending(world.store, failed, None, utc_now)))
     [notice] = await world.notices()
     assert notice["Subject"] == "Holdfast: backup FAILED: PostgreSQL: gone"
     assert notice["MessageAttributes"]["severity"]["Value"] == "error"
@@ -127,7 +127,7 @@ async def test_a_failed_backup_is_announced_with_what_there_is_instead(world: Wo
 async def test_a_later_proof_is_an_event_of_its_own(world: World) -> None:
     backup_id = await a_proven_backup(world)
     await have_proof(world, backup_id, 2, "broken")
-    await notices.publish(world.topic, await backups.ending(world.store, backup_id, 2, utc_now))
+    await notices.publish(world.topic, notices.of_backup(await backups.ending(world.store, backup_id, 2, utc_now)))
     [notice] = await world.notices()
     event = json.loads(notice["Message"])
     assert (event["id"], event["data"]["proof_number"]) == (f"{backup_id}.proof.2.backup.broken", 2)
@@ -290,7 +290,7 @@ async def test_a_notice_of_very_many_tables_fits(world: World) -> None:
         not_backed_up=[left_out] * 3000,
         selection=["notes." + "n" * 60] * 200,
     )
-    await notices.publish(world.topic, an_ending(backup))
+    await notices.publish(world.topic, notices.of_backup(an_ending(backup)))
     [notice] = await world.notices()
     event = json.loads(notice["Message"])
     assert (event["data"]["backup"]["tables"], event["data"]["backup"]["proof"]) == ([], None)
@@ -309,7 +309,7 @@ async def test_a_notice_of_very_many_tables_fits(world: World) -> None:
     ],
 )
 def test_sizes_are_for_people(count: float, said: str) -> None:
-    assert mail.size(count) == said
+    assert words.size(count) == said
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from backup_lambda.errors import AwsUnavailable, DatabaseFailed, ProofUnfinished
 from backup_lambda.manifest import Manifest, SchemaSql, TableEntry
 from backup_lambda.snapshot import Counted, Snapshot
 from backup_lambda.store import S3Store
-from tests.backup_lambda.drill import Drill, folder
+from tests.backup_lambda.drill import Drill, folder, pack_index
 from tests.backup_lambda.faulty import ForgetsAColumn, SkipsARow, a
 from tests.backup_lambda.world import Connection, World, until
 from tests.servers import Cluster
@@ -217,12 +217,12 @@ async def longer(it: Altered) -> None:
 
 async def with_another_index(it: Altered) -> None:
     index = await it.index()
-    await it.write("index", blocks.pack_index([replace(index[0], first=["0"]), *index[1:]]))
+    await it.write("index", pack_index([replace(index[0], first=["0"]), *index[1:]]))
 
 
 async def with_wrong_keys(it: Altered) -> None:
     index = await it.index()
-    body = blocks.pack_index([replace(index[0], first=["0"]), *index[1:]])
+    body = pack_index([replace(index[0], first=["0"]), *index[1:]])
     await it.write("index", body, index_sha256=hashlib.sha256(body).hexdigest())
 
 
@@ -231,7 +231,7 @@ async def with_swapped_blocks(it: Altered) -> None:
     data, (one, two, *rest) = await it.data(), await it.index()
     members = [data[block.offset : block.offset + block.length] for block in (one, two)]
     swapped = [replace(two, offset=0), replace(one, offset=two.length), *rest]
-    body = blocks.pack_index(swapped)
+    body = pack_index(swapped)
     digest = hashlib.sha256()
     new = members[1] + members[0] + data[one.length + two.length :]
     for block in swapped:
@@ -257,7 +257,7 @@ async def with_another_row(it: Altered) -> None:
     new = b'{"id":1,"tags":null,"about":null,"owner":"Eve"}\n'
     it.name = "notes.few"
     packed = blocks.pack(new, ["id"])
-    body = blocks.pack_index([packed.block])
+    body = pack_index([packed.block])
     await it.write("index", body, index_sha256=hashlib.sha256(body).hexdigest())
     digest = hashlib.sha256(new).hexdigest()
     await it.write("object", packed.member, sha256=digest, bytes=len(new), rows=1, stored_bytes=len(packed.member))
@@ -267,7 +267,7 @@ async def with_a_row_that_is_none(it: Altered) -> None:
     new = b'{"id":"of Ada","tags":null,"about":null,"owner":null}\n'
     it.name = "notes.few"
     packed = blocks.pack(new, ["id"])
-    body = blocks.pack_index([packed.block])
+    body = pack_index([packed.block])
     await it.write("index", body, index_sha256=hashlib.sha256(body).hexdigest())
     digest = hashlib.sha256(new).hexdigest()
     await it.write("object", packed.member, sha256=digest, bytes=len(new), rows=1, stored_bytes=len(packed.member))

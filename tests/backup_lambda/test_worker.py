@@ -9,7 +9,7 @@ import pytest
 from aiobotocore.awsrequest import AioAWSResponse
 from botocore.awsrequest import HeadersDict
 
-from backup_lambda import attempt, backups, guards, multipart, scratch
+from backup_lambda import attempt, backups, guards, live, multipart, restoring, scratch
 from backup_lambda.errors import AwsRefused, AwsUnavailable, BackupNotFound
 from backup_lambda.lease import LAST_ATTEMPT, LEASE, Lease
 from backup_lambda.multipart import Upload
@@ -237,6 +237,9 @@ def test_the_end_fits_into_the_time_that_is_kept_for_it() -> None:
     to_stop = max(multipart.ABORT_SECONDS, scratch.DROP_SECONDS)
     assert to_stop + 2 * attempt.COMMIT_SECONDS + attempt.ANNOUNCE_SECONDS < guards.KEPT_SECONDS
     assert LEASE.total_seconds() / 2 > attempt.COMMIT_SECONDS
+    to_ask = max(restoring.ASK_SECONDS, scratch.DROP_SECONDS)  # what was prepared, or what was not has to be dropped
+    assert to_ask + attempt.COMMIT_SECONDS + attempt.ANNOUNCE_SECONDS < guards.KEPT_SECONDS
+    assert live.ENDS_WITHIN_SECONDS < restoring.ASK_SECONDS / 2
 
 
 async def test_everything_that_a_backup_consists_of_is_locked(worker: Worker, world: World) -> None:

@@ -15,12 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from backup_lambda import aws, backups
 from backup_lambda.app import create_app
-from backup_lambda.lease import TAKEN_OVER_WITHIN
+from backup_lambda.functions import answer_of, answered
+from backup_lambda.keeper import Keeper
+from backup_lambda.lease import TAKEN_OVER_WITHIN, Clock
 from backup_lambda.making import Means
 from backup_lambda.notices import Topic
+from backup_lambda.retention import Policy
 from backup_lambda.schemas import BackupIn
 from backup_lambda.store import S3Store
-from backup_lambda.tasks import Task
+from backup_lambda.tasks import Question, RetentionTask, Started, Task
 from backup_lambda.worker import Worker
 
 T = TypeVar("T")
@@ -43,14 +46,15 @@ class World:
     topic: Topic
     queue_url: str
     started: list[str] = field(default_factory=list)  # the backups of the tasks
-    tasks: list[Task] = field(default_factory=list)
+    tasks: list[Started] = field(default_factory=list)
 
     @property
     def store(self) -> S3Store:
         return S3Store(self.s3, self.bucket)
 
-    async def start_worker(self, task: Task) -> None:
-        self.started.append(task.backup_id)
+    async def start_worker(self, task: Started) -> None:
+        if isinstance(task, Task):
+            self.started.append(task.backup_id)
         self.tasks.append(task)
 
     async def wish(self, label: str | None = None) -> str:
@@ -151,9 +155,32 @@ def a_long_time() -> float:
     return 900.0
 
 
+def keeper_of(world: World, policy: Policy = Policy(), now: Clock = utc_now) -> Keeper:  # noqa: B008  # it is frozen
+    return Keeper(world.store, SIGNER, policy, now)
+
+
+def asks(keeper: Keeper) -> Callable[[Question], Awaitable[bytes]]:
+    """What the API asks, answered in this process as the keeper's function would, through JSON."""
+
+    async def ask(question: Question) -> bytes:
+        task = RetentionTask.model_validate_json(question.model_dump_json())
+        return answer_of(json.loads(json.dumps(await answered(keeper.apply(task, a_long_time)))))
+
+    return ask
+
+
 @asynccontextmanager
-async def client_of(world: World, start_worker: Callable[[Task], Awaitable[None]]) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(world.store, world.topic, start_worker)
+async def client_of(
+    world: World,
+    start_worker: Callable[[Started], Awaitable[None]],
+    *,
+    ask: Callable[[Question], Awaitable[bytes]] | None = None,
+    policy: Policy = Policy(),  # noqa: B008  # it is frozen
+    now: Clock = utc_now,
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Without `ask` the API asks a keeper that has its policy and its clock."""
+    ask = ask or asks(keeper_of(world, policy, now))
+    app = create_app(world.store, world.topic, start_worker, now, ask=ask, policy=policy)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield client

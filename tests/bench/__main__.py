@@ -1,6 +1,6 @@
-"""Measures dumps side by side on this machine, with servers of its own, and prints them beside their budgets.
+"""Measures backups and what is got out of them on this machine, with servers of its own, beside their budgets.
 
-    python -m tests.bench [--rows N] [--only NAME...]
+    python -m tests.bench [--rows N] [--backups N] [--only NAME...]
 
 A ratio needs its anchor: with `--only` name that as well. For the memory of a large table:
 `--rows 5000000 --only memory`.
@@ -39,14 +39,18 @@ class Measured(NamedTuple):
     seconds: float
     peak_bytes: int | None = None
     load: float = 0  # of the machine, when it began: it was not alone if that is high
+    compared_seconds: float | None = None  # the same, and what was restored was compared
+    requests: int | None = None  # for data and indexes
+    range_bytes: int | None = None  # of ranged requests
+    share: float | None = None  # of what the backups hold, that was read
 
 
 class Budget(NamedTuple):
-    """At most so many times what the anchors took together; without anchors, so many bytes."""
+    """At most so many times what the anchors took together; without anchors, so much. Without a limit it is told."""
 
     what: str
     measure: str
-    limit: float
+    limit: float | None
     anchors: tuple[str, ...] = ()
 
 
@@ -59,7 +63,22 @@ BUDGETS = [
     Budget("dump", "peak_bytes", 1.1, ("dump of fewer",)),
     Budget("dump and proof", "seconds", 1.2, ("pg_dump", "pg_restore")),
     Budget("dump and proof", "peak_bytes", 160 * MEBIBYTE),
+    Budget("restore", "seconds", 1.5, ("pg_restore",)),
+    Budget("restore", "compared_seconds", None, ("pg_restore",)),
+    Budget("one row", "requests", 2),
+    Budget("one row", "range_bytes", 1.5 * MEBIBYTE),
+    Budget("history", "seconds", 1.0),
+    Budget("diff", "share", 0.02),
 ]
+PARTIAL = {"dump of fewer", "one row", "history", "diff"}  # of other rows than all of the large table
+MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "seconds": ("time", "{:.2f} s".format),
+    "compared_seconds": ("restored and compared: time", "{:.2f} s".format),
+    "peak_bytes": ("memory", lambda value: f"{value / MEBIBYTE:.0f} MiB"),
+    "requests": ("reads of index and data", "{:.0f}".format),
+    "range_bytes": ("bytes of the ranged read", lambda value: f"{value / MEBIBYTE:.2f} MiB"),
+    "share": ("share of the data read", "{:.2%}".format),
+}
 
 
 @dataclass
@@ -69,6 +88,7 @@ class Bench:
     server: Postgres
     environment: dict[str, str]
     archive: Path
+    backups: int  # of a history
     measured: dict[str, Measured] = field(default_factory=dict)
 
     def psql_copy(self) -> Measured:
@@ -104,6 +124,18 @@ class Bench:
     def dump_and_proof(self) -> Measured:
         return self._inside("dump_and_proof")
 
+    def restore(self) -> Measured:
+        return self._inside("restore")
+
+    def one_row(self) -> Measured:
+        return self._inside("one_row")
+
+    def history(self) -> Measured:
+        return self._inside("history", database="few")
+
+    def diff(self) -> Measured:
+        return self._inside("diff")
+
     def _timed(self, program: str, *arguments: str, role: str = "notes_backup") -> Measured:
         load, begun = os.getloadavg()[0], time.perf_counter()
         address = urlsplit(self.server.url(role, "many"))
@@ -127,7 +159,9 @@ class Bench:
         load = os.getloadavg()[0]
         urls = {
             "BENCH_URL": self.server.url("notes_backup", database),
+            "BENCH_OWNER_URL": self.server.url("notes_owner", database),
             "BENCH_PROOF_URL": self.server.url("notes_proof", "postgres"),
+            "BENCH_BACKUPS": str(self.backups),
         }
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.measured", name],
@@ -150,20 +184,25 @@ THINGS: dict[str, Callable[[Bench], Measured]] = {
     "naive": Bench.naive,
     "pg_restore": Bench.pg_restore,
     "dump and proof": Bench.dump_and_proof,
+    "restore": Bench.restore,
+    "one row": Bench.one_row,
+    "history": Bench.history,
+    "diff": Bench.diff,  # the last one: it changes rows
 }
-SHORT = {"memory": ("dump of fewer", "dump")}
+SHORT = {"memory": ("dump of fewer", "dump"), "reading": ("one row", "history", "diff")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure dumps beside their budgets.")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure backups beside their budgets.")
     parser.add_argument("--rows", type=int, default=1_000_000, help="notes in the table (default: %(default)s)")
+    parser.add_argument("--backups", type=int, default=100, help="in the history of a note (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[*THINGS, *SHORT], help=", ".join(THINGS | SHORT))
     given = parser.parse_args(arguments)
     wanted = {each for name in given.only or THINGS for each in SHORT.get(name, (name,))}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers are stopped
     few = min(FEW_ROWS, given.rows // 10)
     failed = []
-    with prepared(given.rows, few) as (bench, size):
+    with prepared(given.rows, few, given.backups) as (bench, size):
         for name, measure in THINGS.items():
             if name in wanted:
                 say(f"{name} ...")
@@ -171,14 +210,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     bench.measured[name] = measure(bench)
                 except (subprocess.CalledProcessError, ProgramError) as error:
                     failed.append(f"{name} failed: {error}")
-    for line in table(bench.measured, given.rows, few, size):
+    for line in table(bench.measured, given.rows, few, size, given.backups):
         sys.stdout.write(line + "\n")
     if failed:
         sys.exit("\n".join(failed))
 
 
 @contextmanager
-def prepared(rows: int, few: int) -> Iterator[tuple[Bench, int]]:
+def prepared(rows: int, few: int, backups: int) -> Iterator[tuple[Bench, int]]:
     """The servers with the notes, and the bytes that these take as JSON."""
     with ExitStack() as leaving:
         server = leaving.enter_context(postgres())
@@ -202,7 +241,7 @@ def prepared(rows: int, few: int) -> Iterator[tuple[Bench, int]]:
                 stdout=subprocess.DEVNULL,
             )
             size = asyncio.run(load(server.url("postgres", database), count))
-        yield Bench(server, environment, home / "notes.dump"), size
+        yield Bench(server, environment, home / "notes.dump", backups), size
 
 
 async def load(url: str, count: int) -> int:
@@ -215,14 +254,17 @@ async def load(url: str, count: int) -> int:
     return int(size)
 
 
-def table(measured: dict[str, Measured], rows: int, few: int, size: int) -> Iterator[str]:
+def table(measured: dict[str, Measured], rows: int, few: int, size: int, backups: int) -> Iterator[str]:
     """A line for each thing, and one more for each further budget of it."""
-    yield f"{rows:,} notes, {size / MEGABYTE:,.0f} MB as JSON; dump of fewer: {few:,} notes"
-    line = "{:15} {:>8} {:>6} {:>9} {:>5}  {:30} {:>9} {:>9}  {}".format
+    yield (
+        f"{rows:,} notes, {size / MEGABYTE:,.0f} MB as JSON; dump of fewer: {few:,} notes;"
+        f" history: {backups:,} backups of these"
+    )
+    line = "{:15} {:>8} {:>6} {:>9} {:>5}  {:35} {:>9} {:>9}  {}".format
     yield line("", "seconds", "MB/s", "peak MiB", "load", "compared with", "measured", "at most", "")
     for name, found in measured.items():
         # Only the rows of the large table are measured in bytes.
-        speed = f"{size / MEGABYTE / found.seconds:.0f}" if name != "dump of fewer" else ""
+        speed = f"{size / MEGABYTE / found.seconds:.0f}" if name not in PARTIAL else ""
         peak = f"{found.peak_bytes / MEBIBYTE:.0f}" if found.peak_bytes else ""
         front = (name, f"{found.seconds:.2f}", speed, peak, f"{found.load:.1f}")
         budgets: list[Budget | None] = [each for each in BUDGETS if each.what == name]
@@ -235,16 +277,17 @@ def judged(budget: Budget | None, measured: dict[str, Measured]) -> tuple[str, s
     """What is compared with what, the measure, the limit, and whether that is met."""
     if budget is None:
         return "", "", "", ""
-    kind = "time" if budget.measure == "seconds" else "memory"
+    kind, shown = MEASURES[budget.measure]
     value = getattr(measured[budget.what], budget.measure)
-    if not budget.anchors:
-        verdict = "met" if value <= budget.limit else "MISSED"
-        return kind, f"{value / MEBIBYTE:.0f} MiB", f"{budget.limit / MEBIBYTE:.0f} MiB", verdict
-    against = f"{kind} of {' + '.join(budget.anchors)}"
-    if not set(budget.anchors) <= measured.keys():
-        return against, "", f"{budget.limit:.2f}x", "not measured"
-    ratio = value / sum(getattr(measured[anchor], budget.measure) for anchor in budget.anchors)
-    return against, f"{ratio:.2f}x", f"{budget.limit:.2f}x", "met" if ratio <= budget.limit else "MISSED"
+    if budget.anchors:
+        kind, shown = f"{kind} of {' + '.join(budget.anchors)}", "{:.2f}x".format
+        if not set(budget.anchors) <= measured.keys():
+            return kind, "", "" if budget.limit is None else shown(budget.limit), "not measured"
+        # A thing's own time is compared with the time of others, whatever is in it.
+        value /= sum(getattr(measured[anchor], budget.measure.removeprefix("compared_")) for anchor in budget.anchors)
+    if budget.limit is None:
+        return kind, shown(value), "", ""
+    return kind, shown(value), shown(budget.limit), "met" if value <= budget.limit else "MISSED"
 
 
 def say(what: str) -> None:

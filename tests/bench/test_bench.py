@@ -13,21 +13,22 @@ MEBIBYTE = 1024 * 1024
 
 
 def test_it_measures_and_prints_a_table() -> None:
-    command = [sys.executable, "-m", "tests.bench", "--rows", "2000", "--only", "psql COPY", "engine", "memory"]
+    options = ["--rows", "2000", "--backups", "2", "--only", "psql COPY", "engine", "restore", "reading"]
+    command = [sys.executable, "-m", "tests.bench", *options]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
     assert done.returncode == 0, done.stderr
     title, header, *lines = done.stdout.splitlines()
-    assert re.fullmatch(r"2,000 notes, 2 MB as JSON; dump of fewer: 200 notes", title)
+    assert title == "2,000 notes, 2 MB as JSON; dump of fewer: 200 notes; history: 2 backups of these"
     assert header.split() == "seconds MB/s peak MiB load compared with measured at most".split()  # noqa: SIM905
     forms = [
         r"psql COPY +[\d.]+ +\d+ +[\d.]+",
         r"engine +[\d.]+ +\d+ +\d+ +[\d.]+  time of psql COPY +[\d.]+x +1.30x  (met|MISSED)",
-        r"dump of fewer +[\d.]+ +\d+ +[\d.]+",
-        r"dump +[\d.]+ +\d+ +\d+ +[\d.]+  time of pg_dump +0.60x  not measured",
-        r" +time of naive +0.40x  not measured",
-        r" +memory +\d+ MiB +160 MiB  met",
-        r" +memory of naive +0.03x  not measured",
-        r" +memory of dump of fewer +[\d.]+x +1.10x  (met|MISSED)",
+        r"restore +[\d.]+ +\d+ +\d+ +[\d.]+  time of pg_restore +1.50x  not measured",
+        r" +restored and compared: time of pg_restore +not measured",
+        r"one row +[\d.]+ +\d+ +[\d.]+  reads of index and data +2 +2  met",
+        r" +bytes of the ranged read +0.0\d MiB +1.50 MiB  met",
+        r"history +[\d.]+ +\d+ +[\d.]+  time +[\d.]+ s +1.00 s  (met|MISSED)",
+        r"diff +[\d.]+ +\d+ +[\d.]+  share of the data read +[\d.]+% +2.00%  MISSED",
     ]
     for form, line in zip(forms, lines, strict=True):
         assert re.fullmatch(form, line), line
@@ -39,13 +40,20 @@ def test_a_budget_is_met_or_missed() -> None:
         "dump": Measured(5, 100 * MEBIBYTE),
         "pg_restore": Measured(10),
         "dump and proof": Measured(25, 161 * MEBIBYTE),
+        "restore": Measured(14, compared_seconds=20),
+        "history": Measured(1.5),
+        "diff": Measured(1, share=0.015),
     }
-    lines = [line for line in table(measured, 10, 1, 100) if line.endswith(("met", "MISSED"))]
-    assert [line.split()[-3:] for line in lines] == [
+    verdicts = [line for line in table(measured, 10, 1, 100, 3) if line.endswith(("x", "met", "MISSED"))]
+    assert [line.split()[-3:] for line in verdicts] == [
         ["0.50x", "0.60x", "met"],
         ["160", "MiB", "met"],
         ["1.25x", "1.20x", "MISSED"],
         ["160", "MiB", "MISSED"],
+        ["1.40x", "1.50x", "met"],
+        ["of", "pg_restore", "2.00x"],
+        ["1.00", "s", "MISSED"],
+        ["1.50%", "2.00%", "met"],
     ]
 
 

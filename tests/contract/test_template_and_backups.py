@@ -5,7 +5,7 @@ from typing import Any
 
 from backup_lambda.lease import LAST_ATTEMPT, LEASE
 from backup_lambda.routes import MAX_WAIT_SECONDS
-from backup_lambda.settings import ApiSettings, WorkerSettings
+from backup_lambda.settings import ApiSettings, KeeperSettings, WorkerSettings
 from backup_lambda.states import STARTED_WITHIN
 from deploy.local import emulator
 from deploy.local.aws import TEMPLATE
@@ -51,7 +51,7 @@ def test_a_dead_workers_lease_has_ended_when_the_next_attempt_comes() -> None:
 
 
 def test_the_functions_have_the_settings_that_they_ask_for() -> None:
-    for function, settings in (("Api", ApiSettings), ("Worker", WorkerSettings)):
+    for function, settings in (("Api", ApiSettings), ("Worker", WorkerSettings), ("Keeper", KeeperSettings)):
         variables = of_type("Lambda::Function")[function]["Environment"]["Variables"]
         required = {f"HOLDFAST_{name.upper()}" for name, each in settings.model_fields.items() if each.is_required()}
         allowed = {f"HOLDFAST_{name.upper()}" for name in settings.model_fields}

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from backup_lambda.tasks import Task
+from backup_lambda.tasks import Started
 from tests.backup_lambda.faults.clients import Clients
 from tests.backup_lambda.world import SIGNER, World
 from tests.servers import Aws
@@ -20,7 +20,9 @@ _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["aioboto3", "asyncpg", "mangum", "backup_lambda.worker", "backup_lambda.app", __name__])
 
 
-async def settings_of(aws: Aws, clients: Clients, world: World, url: str, proof_url: str) -> dict[str, str]:
+async def settings_of(
+    aws: Aws, clients: Clients, world: World, url: str, proof_url: str, restore_url: str = ""
+) -> dict[str, str]:
     """The environment of the worker function. What it reads of secrets is in the emulator's Secrets Manager."""
 
     async def secret(text: str) -> str:
@@ -33,16 +35,17 @@ async def settings_of(aws: Aws, clients: Clients, world: World, url: str, proof_
         "HOLDFAST_TOPIC_ARN": world.topic.arn,
         "HOLDFAST_DATABASE_SECRET": await secret(url),
         "HOLDFAST_PROOF_DATABASE_SECRET": await secret(proof_url),
+        "HOLDFAST_RESTORE_DATABASE_SECRET": await secret(restore_url) if restore_url else "",
         "HOLDFAST_SIGNING_KEY": await secret(key),
     }
 
 
 def started(
-    environment: Mapping[str, str], backup_id: str, *, part_bytes: int, data_bytes: int | None = None
+    environment: Mapping[str, str], task: Started, *, part_bytes: int, data_bytes: int | None = None
 ) -> BaseProcess:
-    """It makes the backup, then ends. It may have `data_bytes` of memory, where that is said."""
-    task = Task(task="backup", backup_id=backup_id).model_dump_json()
-    process = _forks.Process(target=invoke, args=(dict(environment), task, part_bytes, data_bytes), daemon=True)
+    """It does what it is given, then ends. It may have `data_bytes` of memory, where that is said."""
+    event = task.model_dump_json()
+    process = _forks.Process(target=invoke, args=(dict(environment), event, part_bytes, data_bytes), daemon=True)
     process.start()
     return process
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from backup_lambda import blocks, signing
 from backup_lambda.manifest import Manifest
+from tests.backup_lambda.drill import pack_index
 from tests.backup_lambda.faults.matrix import folder
 from tests.backup_lambda.world import SIGNER, World
 
@@ -35,7 +36,7 @@ async def rewrite(world: World, backup_id: str, table: str, rewritten: Callable[
     rows = rewritten(before)
     assert rows != before
     packed = blocks.pack(rows, entry["primary_key"])
-    index = blocks.pack_index([packed.block])
+    index = pack_index([packed.block])
     changes = {
         "rows": packed.block.rows,
         "bytes": len(rows),

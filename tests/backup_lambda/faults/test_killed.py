@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from backup_lambda.tasks import Started, Task
 from backup_lambda.worker import Worker
 from tests.backup_lambda.faults import wire
 from tests.backup_lambda.faults.clients import Clients
@@ -22,9 +23,9 @@ from tests.servers import Aws
 PART_BYTES = 256 * 1024
 
 
-async def killed_at(happened: asyncio.Event, environment: dict[str, str], backup_id: str) -> None:
+async def killed_at(happened: asyncio.Event, environment: dict[str, str], task: Started) -> None:
     """It never comes to its end."""
-    process = started(environment, backup_id, part_bytes=PART_BYTES)
+    process = started(environment, task, part_bytes=PART_BYTES)
     try:
 
         async def reached() -> bool:
@@ -83,7 +84,7 @@ async def test_at_a_call_of_aws(
     backup_id = await world.wish()
     broken = gate.break_(*CALLS[at], times=1)
     environment = await settings_of(aws, clients, world, source_url, proof_url) | {"AWS_ENDPOINT_URL": gate.url}
-    await killed_at(broken.happened, environment, backup_id)
+    await killed_at(broken.happened, environment, Task(task="backup", backup_id=backup_id))
     gate.mend()
     if at != "taking the lock":
         assert await worker.back_up(backup_id, a_long_time) == "left alone", "its lease has not ended"
@@ -120,7 +121,8 @@ async def test_at_a_statement(
         return wire.at(mark, happened.set, asyncio.Event().wait) if mark else wire.same
 
     async with wired(source_url, stop(change)) as url, wired(proof_url, sent=stop(proof_sent)) as proving_url:
-        await killed_at(happened, await settings_of(aws, clients, world, url, proving_url), backup_id)
+        environment = await settings_of(aws, clients, world, url, proving_url)
+        await killed_at(happened, environment, Task(task="backup", backup_id=backup_id))
     await world.let_die(backup_id)
     assert await worker.back_up(backup_id, a_long_time) == "proven"
     await ends(backup_id, "proven", uploads_left=True)

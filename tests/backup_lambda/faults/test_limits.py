@@ -9,6 +9,7 @@ import pytest
 
 from backup_lambda import backups
 from backup_lambda.guards import KEPT_SECONDS
+from backup_lambda.tasks import Task
 from backup_lambda.worker import Worker
 from tests.backup_lambda.faults import answers, wire
 from tests.backup_lambda.faults.clients import Clients
@@ -188,7 +189,8 @@ async def test_too_little_memory(
 
 
 async def ended(environment: dict[str, str], backup_id: str) -> None:
-    process = started(environment, backup_id, part_bytes=8 * MEBIBYTE, data_bytes=256 * MEBIBYTE)
+    task = Task(task="backup", backup_id=backup_id)
+    process = started(environment, task, part_bytes=8 * MEBIBYTE, data_bytes=256 * MEBIBYTE)
 
     async def over() -> bool:
         return not process.is_alive()

@@ -7,6 +7,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from backup_lambda.tasks import Task
 from backup_lambda.worker import Worker
 from tests.backup_lambda.faults.gate import Answer, Call, Forward, Gate
 from tests.backup_lambda.faults.matrix import End
@@ -108,6 +109,7 @@ async def test_a_proof_twice(worker: Worker, world: World, api: httpx.AsyncClien
     await world.notices()
     assert (await api.post(f"/backups/{backup_id}/proofs", json={})).status_code == 202
     task = world.tasks[-1]
+    assert isinstance(task, Task)
     outcomes = await asyncio.gather(*(worker.do(task, a_long_time) for _ in range(2)))
     assert sorted(outcomes) == ["left alone", "proven"]
     await ends(backup_id, "proven")

@@ -4,7 +4,8 @@ Marks are looked for in what one read gives: they are short, and chosen so that 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -111,6 +112,22 @@ def altered(old: bytes, new: bytes) -> Wire:
 def both(first: Wire, second: Wire) -> Wire:
     async def change(passed: int, data: bytes) -> bytes:
         return await second(passed, await first(passed, data))
+
+    return change
+
+
+def one_after_the_other(changes: Iterable[Wire]) -> Wire:
+    """Each until it has cut the connection."""
+    left = deque(changes)
+
+    async def change(passed: int, data: bytes) -> bytes:
+        if not left:
+            return data
+        try:
+            return await left[0](passed, data)
+        except Cut:
+            left.popleft()
+            raise
 
     return change
 

@@ -1,0 +1,200 @@
+"""Where the rows of a table land before they go into it: a temporary table, and the statements between the two.
+
+All names are quoted. Keys are compared as the primary key's index does it, and other values as text: types such as json
+have no equality, and of others two may be equal and not the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backup_lambda.catalogue import Connection, Table, qualified, quoted
+from backup_lambda.errors import RestoreRefused
+from backup_lambda.manifest import TableEntry
+from backup_lambda.schemas import Change, FieldChange, TableRestored
+
+SHOWN = 100  # rows
+SHOWN_CHARACTERS = 200  # of a value
+# The operator by which the index of the primary key knows equal values; strategy 3 of a B-tree is equality.
+KEY = """
+select a.attname as name,
+    format('operator(%I.%s)', coalesce(n.nspname, 'pg_catalog'), coalesce(o.oprname, '=')) as equals
+from pg_index i
+cross join unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality as k (attnum, opclass, position)
+join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+join pg_opclass c on c.oid = k.opclass join pg_am m on m.oid = c.opcmethod
+left join pg_amop p on m.amname = 'btree' and p.amopfamily = c.opcfamily and p.amopstrategy = 3
+    and p.amoplefttype = c.opcintype and p.amoprighttype = c.opcintype
+left join pg_operator o on o.oid = p.amopopr left join pg_namespace n on n.oid = o.oprnamespace
+where i.indrelid = $1::text::regclass and i.indisprimary order by k.position
+"""
+BEHIND = """
+select case when seqincrement > 0 and highest <= seqmax
+              and (highest > last_value or highest = last_value and not is_called) then highest
+            when seqincrement < 0 and lowest >= seqmin
+              and (lowest < last_value or lowest = last_value and not is_called) then lowest end
+from pg_sequence, {sequence} as now,
+    (select max({column})::int8 as highest, min({column})::int8 as lowest from {source}) as those
+where seqrelid = $1::text::regclass
+"""
+
+
+@dataclass(frozen=True)
+class Landing:
+    """`key` are the columns of the primary key, with the operators that compare them; `columns` all that are filled."""
+
+    name: str
+    table: Table
+    columns: Sequence[str]
+    key: Sequence[tuple[str, str]]
+
+    @property
+    def source(self) -> str:
+        return self.table.source
+
+    @property
+    def make(self) -> str:
+        """With the types of the live table, and none of its constraints."""
+        columns = ", ".join(f"t.{quoted(name)}" for name in self.columns)
+        rows = f"select {columns} from {self.source} as t with no data"  # noqa: S608  # quoted
+        return f"create temporary table {self.name} on commit drop as {rows}"
+
+    @property
+    def count(self) -> str:
+        return f"select count(*) from {self.name}"  # noqa: S608  # quoted
+
+    @property
+    def analyse(self) -> str:
+        """Nothing else would tell the planner how many rows there are."""
+        return f"analyze {self.name}"
+
+    async def compare(self, connection: Connection, told: TableRestored) -> None:
+        """How many rows are to be added, have other values (`left`, for now), or are the same; and the first ones."""
+        [found] = await connection.fetch(f"""
+            select count(*) filter (where {self._absent}) as added,
+                count(*) filter (where not ({self._absent}) and ({self._differs})) as differing, count(*) as all
+            {self._side_by_side}
+        """)  # quoted
+        told.added, told.left = found["added"], found["differing"]
+        told.same = found["all"] - told.added - told.left
+        told.changes = [self._change(each) for each in await connection.fetch(self._changes)]
+
+    async def write(self, connection: Connection, told: TableRestored, *, overwrite: bool) -> None:
+        """Raises RestoreRefused where a trigger or a rule lets through fewer rows than there are."""
+        table = qualified(self.table.schema, self.table.relation)
+        written = 0
+        if overwrite and told.left:
+            values = ", ".join(f"{quoted(name)} = s.{quoted(name)}" for name in self._others)
+            tag = await connection.execute(f"""
+                update {self.source} as l set {values} from {self.name} as s
+                where {self._same_key} and ({self._differs})
+            """)  # noqa: S608  # quoted
+            told.changed, told.left, written = told.left, 0, _count(tag)
+        if told.added:
+            columns = ", ".join(map(quoted, self.columns))
+            values = ", ".join(f"s.{quoted(name)}" for name in self.columns)
+            order = ", ".join(f"s.{quoted(name)}" for name, _ in self.key)
+            tag = await connection.execute(f"""
+                insert into {table} ({columns}) overriding system value select {values} from {self.name} as s
+                where not exists (select from {self.source} as l where {self._same_key}) order by {order}
+            """)  # noqa: S608  # quoted
+            written += _count(tag)
+        if written != told.added + told.changed:
+            raise RestoreRefused(
+                f"{self.table.name}: of {told.added + told.changed:,} rows {written:,} were written, because a trigger"
+                " or a rule lets no more through. Nothing was restored"
+            )
+
+    async def look_again(self, connection: Connection, told: TableRestored) -> None:
+        """What triggers made of the rows that were written."""
+        query = f"select count(*) {self._side_by_side} where {self._absent} or {self._differs}"  # quoted
+        others: int = await connection.fetchval(query) - told.left
+        if others > 0:
+            told.drift.append(
+                f"{others:,} of the rows that were written are not as in the backup: triggers changed them"
+            )
+
+    async def move_sequences(self, connection: Connection) -> None:
+        """Forward, where the next value would be taken. The tables are locked, so that nobody else takes one now.
+
+        No rollback takes that back: all else is done by then.
+        """
+        table = qualified(self.table.schema, self.table.relation)
+        for name in self.columns:
+            sequence = await connection.fetchval("select pg_get_serial_sequence($1, $2)", table, name)
+            if sequence is None:
+                continue
+            query = BEHIND.format(sequence=sequence, column=quoted(name), source=self.source)
+            if (value := await connection.fetchval(query, sequence)) is not None:
+                await connection.execute("select setval($1::text::regclass, $2, true)", sequence, value)
+
+    @property
+    def _side_by_side(self) -> str:
+        return f"from {self.name} as s left join {self.source} as l on {self._same_key}"
+
+    @property
+    def _same_key(self) -> str:
+        return " and ".join(f"l.{quoted(name)} {equals} s.{quoted(name)}" for name, equals in self.key)
+
+    @property
+    def _absent(self) -> str:
+        return f"l.{quoted(self.key[0][0])} is null"
+
+    @property
+    def _others(self) -> list[str]:
+        """What may be overwritten: neither the key, nor what PostgreSQL lets nobody set but in a new row."""
+        keys = {name for name, _ in self.key}
+        fixed = {column["name"] for column in self.table.catalogue["columns"] if column["identity"] == "a"}
+        return [name for name in self.columns if name not in keys | fixed]
+
+    @property
+    def _differs(self) -> str:
+        return " or ".join(map(_differ, self._others)) or "false"
+
+    @property
+    def _changes(self) -> str:
+        """Rows with other values first: they are what somebody has to decide upon."""
+        ways = {column["name"]: column["written_as"] for column in self.table.catalogue["columns"]}
+
+        def texts(side: str) -> str:
+            shown = (f"left({_json(side, name, ways[name])}::text, {SHOWN_CHARACTERS})" for name in self._others)
+            return ", ".join(shown)
+
+        key = ", ".join(f"{_json('s', name, ways[name])} #>> '{{}}'" for name, _ in self.key)
+        differing = ", ".join(map(_differ, self._others))
+        order = ", ".join(f"s.{quoted(name)}" for name, _ in self.key)
+        return f"""
+            select {self._absent} as added, array[{key}] as key, array[{differing}]::bool[] as differing,
+                array[{texts("l")}]::text[] as before, array[{texts("s")}]::text[] as after
+            {self._side_by_side} where {self._absent} or {self._differs}
+            order by {self._absent}, {order} limit {SHOWN}
+        """  # quoted
+
+    def _change(self, found: Any) -> Change:
+        if found["added"]:
+            return Change(action="added", key=found["key"])
+        values = zip(self._others, found["differing"], found["before"], found["after"], strict=True)
+        fields = {name: FieldChange(before=one, after=other) for name, differs, one, other in values if differs}
+        return Change(action="changed", key=found["key"], fields=fields)
+
+
+async def of(connection: Connection, number: int, entry: TableEntry, live: Table, columns: Sequence[str]) -> Landing:
+    """The one with this number in the transaction."""
+    found = await connection.fetch(KEY, qualified(live.schema, live.relation))
+    key = [(each["name"], each["equals"]) for each in found]
+    return Landing(f"pg_temp.{quoted(f'holdfast_{number}')}", live, columns, key)
+
+
+def _differ(name: str) -> str:
+    one, other = (f'{side}.{quoted(name)}::text collate pg_catalog."C"' for side in "ls")
+    return f"{one} is distinct from {other}"
+
+
+def _json(side: str, name: str, way: str) -> str:
+    """As a backup has it; JSON null where there is no value."""
+    value = f"{side}.{quoted(name)}" + ("::text" if way == "text" else "")
+    return f"coalesce(to_json({value}), 'null'::json)"
+
+
+def _count(tag: str) -> int:
+    return int(tag.rsplit(maxsplit=1)[-1])
