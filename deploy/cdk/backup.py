@@ -1,4 +1,4 @@
-"""The backup stack: gateway, two functions from one package, bucket, topic, dead letters, alarms.
+"""The backup stack: gateway, three functions from one package, bucket, topic, dead letters, alarms.
 
 Who may do what is in policies.py, what goes off in alarms.py. CDK's own grants and generated policies stay unused.
 """
@@ -39,12 +39,24 @@ ROUTES = (
     ("GET", "/backups/{backup_id}"),
     ("POST", "/backups/{backup_id}/cancel"),
     ("POST", "/backups/{backup_id}/proofs"),
+    ("POST", "/backups/{backup_id}/restores"),
     ("GET", "/backups/{backup_id}/tables/{table}"),
+    ("GET", "/backups/{backup_id}/tables/{table}/rows/{key}"),
+    ("GET", "/backups/{backup_id}/diff/{other}"),
+    ("GET", "/backups/{backup_id}/diff/{other}/after/{cursor}"),
+    ("GET", "/restores/{restore_id}"),
+    ("GET", "/rows/{table}/{key}/history"),
+    ("GET", "/retention"),
+    ("POST", "/retention"),
     ("POST", "/subscriptions"),
     ("GET", "/subscriptions"),
+    ("POST", "/subscriptions/test"),
+    ("DELETE", "/subscriptions/{subscription_id}"),
 )
 WORKER_TIMEOUT = Duration.minutes(15)  # Lambda's longest
 API_TIMEOUT = Duration.seconds(28)  # `Prefer: wait=25` must fit in, and the gateway gives up after 29 s
+KEEPER_TIMEOUT = Duration.seconds(25)  # the API waits for its answer
+UNDELETED_FOR = Duration.days(7)  # in which what retention deleted can be had back by removing its delete marker
 KEEP_LOGS = logs.RetentionDays.THREE_MONTHS
 ACCESS_LOG = {
     "requestId": "$context.requestId",
@@ -99,7 +111,13 @@ class BackupStack(Stack):
             versioned=True,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             lifecycle_rules=[
-                s3.LifecycleRule(id="AbandonedUploads", abort_incomplete_multipart_upload_after=Duration.days(1))
+                s3.LifecycleRule(id="AbandonedUploads", abort_incomplete_multipart_upload_after=Duration.days(1)),
+                # Object Lock, where it is set, keeps a version for as long as it says.
+                s3.LifecycleRule(
+                    id="FormerVersions",
+                    noncurrent_version_expiration=UNDELETED_FOR,
+                    expired_object_delete_marker=True,
+                ),
             ],
             removal_policy=RemovalPolicy.RETAIN,
         )
@@ -126,7 +144,12 @@ class BackupStack(Stack):
     def _functions(self) -> None:
         settings = {"HOLDFAST_BUCKET": self.bucket.bucket_name, "HOLDFAST_TOPIC_ARN": self.topic.topic_arn}
         self._make_worker(settings)
-        self._make_api({**settings, "HOLDFAST_WORKER_FUNCTION": self.worker.function_name})
+        self._make_keeper()
+        asked = {
+            "HOLDFAST_WORKER_FUNCTION": self.worker.function_name,
+            "HOLDFAST_KEEPER_FUNCTION": self.keeper.function_name,
+        }
+        self._make_api({**settings, **asked, **self.parameters.of_retention})
 
     def _make_worker(self, settings: Mapping[str, str]) -> None:
         log = self._log_group("WorkerLog")
@@ -137,6 +160,8 @@ class BackupStack(Stack):
                 topic_arn=self.topic.topic_arn,
                 dead_letters_arn=self.dead_letters.queue_arn,
                 secret_arns=[self.parameters.database_secret, self.parameters.proof_database_secret],
+                restore_secret_arn=self.parameters.restore_database_secret,
+                restores_live=self.parameters.restores_live,
                 signing_key_arn=self.parameters.signing_key,
                 encryption=self.encryption,
                 locked=self.parameters.locked,
@@ -147,16 +172,43 @@ class BackupStack(Stack):
         )
         self.worker = self._function(
             "Worker",
-            description="Reads the database in one snapshot, streams it to the bucket, and proves that it restores",
+            description="Makes backups from one snapshot, proves that they restore, and restores them",
             memory_size=1769,  # MB, at which Lambda gives one whole CPU
             timeout=WORKER_TIMEOUT,
-            reserved_concurrent_executions=2,  # a backup, and a proof or the next backup when the first hangs
+            # A backup, a proof or the next backup when the first hangs, and a restore or a question about a backup.
+            reserved_concurrent_executions=3,
             retry_attempts=1,
             max_event_age=Duration.hours(1),
             on_failure=destinations.SqsDestination(self.dead_letters),
             role=self.worker_role.without_policy_updates(),
             log_group=log,
             environment={**settings, **self.parameters.of_worker},
+        )
+
+    def _make_keeper(self) -> None:
+        log = self._log_group("KeeperLog")
+        role = self._role(
+            "KeeperRole",
+            policies.keeper_function(
+                bucket_arn=self.bucket.bucket_arn,
+                signing_key_arn=self.parameters.signing_key,
+                encryption=self.encryption,
+                log_arn=log.log_group_arn,
+            ),
+        )
+        self.keeper = self._function(
+            "Keeper",
+            description="Deletes the data of backups that retention does not keep",
+            memory_size=512,
+            timeout=KEEPER_TIMEOUT,
+            reserved_concurrent_executions=1,  # one plan at a time
+            role=role.without_policy_updates(),
+            log_group=log,
+            environment={
+                "HOLDFAST_BUCKET": self.bucket.bucket_name,
+                "HOLDFAST_SIGNING_KEY": self.parameters.signing_key,
+                **self.parameters.of_retention,
+            },
         )
 
     def _make_api(self, settings: Mapping[str, str]) -> None:
@@ -167,13 +219,14 @@ class BackupStack(Stack):
                 bucket_arn=self.bucket.bucket_arn,
                 topic_arn=self.topic.topic_arn,
                 worker_arn=self.worker.function_arn,
+                keeper_arn=self.keeper.function_arn,
                 encryption=self.encryption,
                 log_arn=log.log_group_arn,
             ),
         )
         self.api = self._function(
             "Api",
-            description="Answers the gateway and starts the worker",
+            description="Answers the gateway, starts the worker and asks the keeper",
             memory_size=512,
             timeout=API_TIMEOUT,
             role=role.without_policy_updates(),
@@ -217,7 +270,8 @@ class BackupStack(Stack):
             ),
         )
         self.gateway.node.try_remove_child("Endpoint")  # an output that CDK makes; ours is ApiUrl
-        function = apigateway.LambdaIntegration(self.api, allow_test_invoke=False)
+        # Lambda takes 20 KB of such permissions, and CloudFormation 51,200 bytes of everything: one for all methods.
+        function = apigateway.LambdaIntegration(self.api, allow_test_invoke=False, scope_permission_to_method=False)
         for method, path in ROUTES:
             self.gateway.root.resource_for_path(path).add_method(method, function)
         return {
@@ -258,6 +312,7 @@ class BackupStack(Stack):
             "TopicArn": self.topic.topic_arn,
             "ApiFunctionName": self.api.function_name,
             "WorkerFunctionName": self.worker.function_name,
+            "KeeperFunctionName": self.keeper.function_name,
             "WorkerRoleArn": self.worker_role.role_arn,
             "DeadLetterQueueUrl": self.dead_letters.queue_url,
             "SchedulerPolicyArn": scheduler.ref,

@@ -18,10 +18,20 @@ class Parameters:
         self.code_key = CfnParameter(stack, "CodeKey", description="A new package needs a new key to be deployed")
         self._backups()
         self._proofs()
+        self._restores()
         self._emulated()
+        self.of_retention = {
+            "HOLDFAST_RETENTION": self._text(
+                "Retention",
+                "Which backups retention keeps; the newest proven one and those under way it keeps always",
+                default="last 7, daily 14, weekly 8, monthly 24, labelled, proven 3",
+                min_length=1,
+            )
+        }
         self.of_worker = {
             "HOLDFAST_DATABASE_SECRET": self.database_secret,
             "HOLDFAST_PROOF_DATABASE_SECRET": self.proof_database_secret,
+            "HOLDFAST_RESTORE_DATABASE_SECRET": self.restore_database_secret,
             "HOLDFAST_SIGNING_KEY": self.signing_key,
             "HOLDFAST_FORMER_KEYS": self.former_keys,
             "HOLDFAST_OBJECT_LOCK_DAYS": self.object_lock_days,
@@ -72,6 +82,15 @@ class Parameters:
             allowed_values=["always", "on_demand"],
         )
 
+    def _restores(self) -> None:
+        self.restore_database_secret = self._text(
+            "RestoreDatabaseSecretArn",
+            "Secret whose string is the postgresql:// URL of role notes_restore; empty: nothing is restored into the"
+            " live database",
+            default="",
+        )
+        self.restores_live = self._is_not("RestoresLive", self.restore_database_secret, "")
+
     def _choices(self) -> dict[str, str]:
         """What only the worker asks for, by its setting."""
         return {
@@ -85,6 +104,13 @@ class Parameters:
             "HOLDFAST_SUSPECT_FALL_PERCENT": self._number(
                 "SuspectFallPercent",
                 "A table that lost more of its rows since the last proven backup is suspect",
+                default="50",
+                min_value=1,
+                max_value=100,
+            ),
+            "HOLDFAST_CHANGED_PERCENT": self._number(
+                "ChangedPercent",
+                "It is told when more of a table's rows are other than in the last proven backup",
                 default="50",
                 min_value=1,
                 max_value=100,

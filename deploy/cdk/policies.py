@@ -27,21 +27,24 @@ def document(*statements: Any) -> dict[str, Any]:
 
 
 def api_function(
-    *, bucket_arn: str, topic_arn: str, worker_arn: str, encryption: Encryption, log_arn: str
+    *, bucket_arn: str, topic_arn: str, worker_arn: str, keeper_arn: str, encryption: Encryption, log_arn: str
 ) -> list[Statement]:
-    backup, keys = f"{bucket_arn}/backups/*", f"{bucket_arn}/idempotency/*"
+    backup, restore, keys = (f"{bucket_arn}/{name}/*" for name in ("backups", "restores", "idempotency"))
+    requests = [f"{backup}/request.json", f"{backup}/cancel.json", f"{restore}/request.json"]
     return [
-        _allow("WriteRequests", "s3:PutObject", f"{backup}/request.json", f"{backup}/cancel.json", keys),
-        _allow("ReadBackupsAndKeys", "s3:GetObject", backup, keys),
+        _allow("WriteRequests", "s3:PutObject", *requests, keys),
+        _allow("ReadBackupsRestoresAndKeys", "s3:GetObject", backup, restore, keys),
         # A link leads to the version that the manifest speaks of, with the rights of this role.
         _allow("LinkToVersions", "s3:GetObjectVersion", f"{backup}/data/*", f"{backup}/index/*"),
-        _list_bucket(bucket_arn, "backups/*"),
+        _list_bucket(bucket_arn),
         _use_key("UseTheBucketsKey", encryption, "kms:GenerateDataKey", "kms:Decrypt"),
-        _allow("StartTheWorker", "lambda:InvokeFunction", worker_arn),
+        _allow("StartAndAskTheWorker", "lambda:InvokeFunction", worker_arn),
+        _allow("AskTheKeeper", "lambda:InvokeFunction", keeper_arn),
         _allow("SubscribeByEmail", "sns:Subscribe", topic_arn),
         _allow("ListSubscriptions", "sns:ListSubscriptionsByTopic", topic_arn),
-        # SNS has no resource for it: it cannot be limited to the topic's own subscriptions.
+        # SNS has no resource for these two: they cannot be limited to the topic's own subscriptions.
         _allow("ReadFilterPolicies", "sns:GetSubscriptionAttributes", "*"),
+        _allow("Unsubscribe", "sns:Unsubscribe", "*"),
         _write_log(log_arn),
     ]
 
@@ -52,29 +55,51 @@ def worker_function(
     topic_arn: str,
     dead_letters_arn: str,
     secret_arns: Sequence[str],
+    restore_secret_arn: str,
+    restores_live: CfnCondition,
     signing_key_arn: str,
     encryption: Encryption,
     locked: CfnCondition,
     log_arn: str,
 ) -> list[Statement]:
     """No delete, and no way around Object Lock: what is backed up is out of this role's reach."""
-    backup = f"{bucket_arn}/backups/*"
+    backup, restore = f"{bucket_arn}/backups/*", f"{bucket_arn}/restores/*"
+    of_restore = [f"{restore}/{name}.json" for name in ("progress", "prepared", "result")]
     kept = [f"{backup}/{name}" for name in ("data/*", "index/*", "manifest.json", "manifest.sig", "proof/*")]
     rewritten_or_last = [f"{backup}/{name}" for name in ("progress.json", "failure.json")]
     return [
         _allow("WriteBackups", "s3:PutObject", *kept, *rewritten_or_last),
         # For `python -m backup_lambda run`, which nobody has asked for by the API.
         _allow("AskForBackups", "s3:PutObject", f"{backup}/request.json"),
+        _allow("WriteRestores", "s3:PutObject", *of_restore),
         _if(locked, _allow("LockBackups", "s3:PutObjectRetention", *kept)),
         _allow("AbortUploads", "s3:AbortMultipartUpload", f"{backup}/data/*"),
-        _allow("ReadBackups", "s3:GetObject", backup),
-        _list_bucket(bucket_arn, "backups/*"),
+        _allow("ReadBackupsAndRestores", "s3:GetObject", backup, restore),
+        _list_bucket(bucket_arn),
         _use_key("UseTheBucketsKey", encryption, "kms:GenerateDataKey", "kms:Decrypt"),
-        # A KMS key or a secret: the ARN says which, and actions of the other service match nothing.
-        _allow_all("SignManifests", ["kms:Sign", "kms:GetPublicKey", "secretsmanager:GetSecretValue"], signing_key_arn),
+        _sign("SignManifests", signing_key_arn),
         _allow("AnnounceBackups", "sns:Publish", topic_arn),
+        _allow("SeeWhoHears", "sns:ListSubscriptionsByTopic", topic_arn),
         _allow("ReadTheDatabaseUrls", "secretsmanager:GetSecretValue", *secret_arns),
+        _if(restores_live, _allow("ReadTheLiveDatabasesUrl", "secretsmanager:GetSecretValue", restore_secret_arn)),
         _allow("BuryFailedEvents", "sqs:SendMessage", dead_letters_arn),
+        _write_log(log_arn),
+    ]
+
+
+def keeper_function(*, bucket_arn: str, signing_key_arn: str, encryption: Encryption, log_arn: str) -> list[Statement]:
+    """The only role that deletes, and rows only: neither manifests nor signatures nor proofs, and no version.
+
+    What it deletes has a delete marker above it, until the bucket's lifecycle removes it.
+    """
+    backup = f"{bucket_arn}/backups/*"
+    return [
+        _allow("SayThatBackupsExpired", "s3:PutObject", f"{backup}/expired.json", f"{backup}/expired.sig"),
+        _allow("DeleteRows", "s3:DeleteObject", f"{backup}/data/*", f"{backup}/index/*"),
+        _allow("ReadBackupsAndRestores", "s3:GetObject", backup, f"{bucket_arn}/restores/*"),
+        _list_bucket(bucket_arn),
+        _use_key("UseTheBucketsKey", encryption, "kms:GenerateDataKey", "kms:Decrypt"),
+        _sign("SignExpiries", signing_key_arn),
         _write_log(log_arn),
     ]
 
@@ -91,13 +116,13 @@ def scheduler(topic_arn: str, methods: Mapping[str, str]) -> list[Statement]:
 
 
 def ops(bucket_arn: str, methods: Mapping[str, str], encryption: Encryption) -> list[Statement]:
-    # The `*` of an id matches slashes: these are within GET /backups/{backup_id}.
-    within = {"GET /backups/before/{backup_id}", "GET /backups/{backup_id}/tables/{table}"}
-    named = [arn for method, arn in methods.items() if method not in within]
+    # The `*` of an id matches slashes: GET /backups/{backup_id} is all that lies below one, too.
+    show = "GET /backups/{backup_id}"
+    named = [arn for method, arn in methods.items() if method == show or not method.startswith("GET /backups/")]
     return [
         _allow("CallEveryMethod", "execute-api:Invoke", *named),
-        _allow("ReadBackups", "s3:GetObject", f"{bucket_arn}/backups/*"),
-        _list_bucket(bucket_arn, "backups/*"),
+        _allow("ReadBackupsAndRestores", "s3:GetObject", f"{bucket_arn}/backups/*", f"{bucket_arn}/restores/*"),
+        _list_bucket(bucket_arn),
         _use_key("ReadWithTheBucketsKey", encryption, "kms:Decrypt"),
     ]
 
@@ -131,10 +156,15 @@ def _allow_all(sid: str, actions: Sequence[str], resource: str) -> Statement:
     return {**_allow(sid, "", resource), "Action": _one_or_list(actions)}
 
 
-def _list_bucket(bucket_arn: str, prefix: str) -> Statement:
+def _list_bucket(bucket_arn: str) -> Statement:
     # Without this right S3 answers 403 instead of 404 for an object that is not there.
-    statement = _allow("ListBackups", "s3:ListBucket", bucket_arn)
-    return {**statement, "Condition": {"StringLike": {"s3:prefix": prefix}}}
+    statement = _allow("ListBackupsAndRestores", "s3:ListBucket", bucket_arn)
+    return {**statement, "Condition": {"StringLike": {"s3:prefix": ["backups/*", "restores/*"]}}}
+
+
+def _sign(sid: str, key_arn: str) -> Statement:
+    # A KMS key or a secret: the ARN says which, and actions of the other service match nothing.
+    return _allow_all(sid, ["kms:Sign", "kms:GetPublicKey", "secretsmanager:GetSecretValue"], key_arn)
 
 
 def _write_log(log_arn: str) -> Statement:

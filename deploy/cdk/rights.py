@@ -17,7 +17,11 @@ HEAD = """# Who may do what on AWS
 Made from `deploy/cdk/templates/backup.json` by `python -m deploy.cdk.rights`; a test compares the two. The reason of
 each right is in `deploy/cdk/policies.py`. What is not listed is denied. Names are those of the template.
 """
-STACK_CONDITIONS = {"EncryptedByKms": "`KmsKeyArn` is set", "Locked": "`ObjectLockDays` is not 0"}
+STACK_CONDITIONS = {
+    "EncryptedByKms": "`KmsKeyArn` is set",
+    "Locked": "`ObjectLockDays` is not 0",
+    "RestoresLive": "`RestoreDatabaseSecretArn` is set",
+}
 Resources = dict[str, dict[str, Any]]
 
 

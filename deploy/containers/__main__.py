@@ -52,7 +52,12 @@ def deploy(run: Path = RUN, emulator_url: str = EMULATOR_URL, seen_from_host: st
     subscriptions = run / "mail" / "subscriptions.json"
     account = Account(emulator_url, emulator.REGION, _root(home))
     server, key = _server(home), signing.kept(home)
-    secrets = Secrets(server.url("notes_backup", DATABASE), server.url("notes_proof", PROOF_DATABASE), key.pem)
+    secrets = Secrets(
+        database_url=server.url("notes_backup", DATABASE),
+        proof_database_url=server.url("notes_proof", PROOF_DATABASE),
+        restore_database_url=server.url("notes_restore", DATABASE),
+        signing_key=key.pem,
+    )
     deployed = account.deploy(home, built, secrets, subscriptions)
     emulator.forget_saved_state(run / "emulator_state")
     worker = run / "scheduler_worker"

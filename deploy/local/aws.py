@@ -22,6 +22,7 @@ STACK = "holdfast-backup"
 CODE_BUCKET = "holdfast-code"
 DATABASE_SECRET = "holdfast/backup-database-url"  # noqa: S105  # the secret's name
 PROOF_DATABASE_SECRET = "holdfast/proof-database-url"  # noqa: S105  # likewise
+RESTORE_DATABASE_SECRET = "holdfast/restore-database-url"  # noqa: S105  # likewise
 SIGNING_SECRET = "holdfast/signing-key"  # noqa: S105  # likewise
 MAIL_QUEUE = "holdfast-mail"
 ACCOUNT_ID = "000000000000"  # the emulator's only account
@@ -41,6 +42,7 @@ class Secrets:
 
     database_url: str = field(repr=False)  # of a role that reads what is backed up
     proof_database_url: str = field(repr=False)  # of a role that makes scratch databases
+    restore_database_url: str = field(repr=False)  # of a role that writes rows back into what is backed up
     signing_key: str = field(repr=False)  # an Ed25519 private key in PEM
 
 
@@ -79,6 +81,7 @@ class Account:
             "CodeKey": package.key,
             "DatabaseSecretArn": self._keep_secret(DATABASE_SECRET, secrets.database_url),
             "ProofDatabaseSecretArn": self._keep_secret(PROOF_DATABASE_SECRET, secrets.proof_database_url),
+            "RestoreDatabaseSecretArn": self._keep_secret(RESTORE_DATABASE_SECRET, secrets.restore_database_url),
             "SigningKeyArn": self._keep_secret(SIGNING_SECRET, secrets.signing_key),
             "RequireTls": "false",  # the emulator speaks plain HTTP, on the loopback address
         }

@@ -16,7 +16,7 @@ from deploy import package
 from deploy.local import emulator, mail, nginx, signing, valkey
 from deploy.local.aws import Account, Deployed, Keys, Secrets
 from deploy.local.home import RESET, Home, HomeError
-from deploy.local.postgres import Postgres, Server
+from deploy.local.postgres import Postgres, Server, programs
 from deploy.local.process import Process, Program, ProgramError, http_ok
 from deploy.local.settings import ROOT, Settings
 
@@ -129,6 +129,7 @@ class Stack:
         return Secrets(
             database_url=server.url("notes_backup", database),
             proof_database_url=proof_url or server.url("notes_proof", PROOF_DATABASE),
+            restore_database_url=server.url("notes_restore", database),
             signing_key=signing.kept(self._home).pem,
         )
 
@@ -219,6 +220,7 @@ class Stack:
             "TOPIC_ARN": deployed.topic_arn,
             "SIGNING_KEY": signing.kept(self._home).fingerprint,
             "DATABASE_URL": server.url(server.superuser, database),
+            "PSQL": str(programs() / "psql"),
             "REDIS_URL": redis_url,
             "MAIL_DIR": str(self._home.folder("mail")),
         }

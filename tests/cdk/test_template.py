@@ -17,9 +17,9 @@ from deploy.cdk.backup import BackupStack
 
 TEXT = TEMPLATE.read_text()
 CONTENT: dict[str, Any] = json.loads(TEXT)
-CLOUDFORMATION_TAKES_BYTES = 51_200  # in a request; more must lie in a bucket
-FUNCTIONS = ("Api", "Worker")
-ROLES = ("ApiRole", "WorkerRole")
+CLOUDFORMATION_TAKES_BYTES = 51_200  # in a request, of which spaces need be none; more must lie in a bucket
+FUNCTIONS = ("Api", "Worker", "Keeper")
+ROLES = ("ApiRole", "WorkerRole", "KeeperRole")
 POLICIES = ("SchedulerPolicy", "OpsPolicy")
 
 
@@ -68,7 +68,7 @@ def test_the_stack_cannot_be_deleted_by_mistake() -> None:
 
 def test_cloudformation_alone_can_deploy_it() -> None:
     """No bootstrapped account, no assets, no custom resources, and small enough to be sent along."""
-    assert len(TEXT.encode()) < CLOUDFORMATION_TAKES_BYTES
+    assert len(json.dumps(CONTENT, separators=(",", ":")).encode()) < CLOUDFORMATION_TAKES_BYTES
     assert "Rules" not in CONTENT
     assert not [each["Type"] for each in CONTENT["Resources"].values() if not each["Type"].startswith("AWS::")]
     assert "AWS::CloudFormation::CustomResource" not in TEXT
@@ -81,6 +81,7 @@ def test_what_a_deployment_must_say_and_may_say() -> None:
         "CodeKey": None,
         "DatabaseSecretArn": None,
         "ProofDatabaseSecretArn": None,
+        "RestoreDatabaseSecretArn": "",
         "SigningKeyArn": None,
         "FormerKeys": "",
         "KmsKeyArn": "",
@@ -90,8 +91,10 @@ def test_what_a_deployment_must_say_and_may_say() -> None:
         "IncludeTables": "*",
         "ExcludeTables": "",
         "SuspectFallPercent": "50",
+        "ChangedPercent": "50",
         "ReproveAfterDays": "30",
         "ProofRoomBytes": "",
+        "Retention": "last 7, daily 14, weekly 8, monthly 24, labelled, proven 3",
         "RequireTls": "true",
     }
 
@@ -120,6 +123,7 @@ def test_what_other_deployments_read() -> None:
         "TopicArn",
         "ApiFunctionName",
         "WorkerFunctionName",
+        "KeeperFunctionName",
         "WorkerRoleArn",
         "DeadLetterQueueUrl",
         "SchedulerPolicyArn",
@@ -132,15 +136,25 @@ def test_every_method_needs_a_signature() -> None:
     assert {method["AuthorizationType"] for method in methods} == {"AWS_IAM"}
     assert {method["Integration"]["Type"] for method in methods} == {"AWS_PROXY"}
     assert sorted((method["HttpMethod"], path_of(method["ResourceId"])) for method in methods) == [
+        ("DELETE", "/subscriptions/{subscription_id}"),
         ("GET", "/backups"),
         ("GET", "/backups/before/{backup_id}"),
         ("GET", "/backups/{backup_id}"),
+        ("GET", "/backups/{backup_id}/diff/{other}"),
+        ("GET", "/backups/{backup_id}/diff/{other}/after/{cursor}"),
         ("GET", "/backups/{backup_id}/tables/{table}"),
+        ("GET", "/backups/{backup_id}/tables/{table}/rows/{key}"),
+        ("GET", "/restores/{restore_id}"),
+        ("GET", "/retention"),
+        ("GET", "/rows/{table}/{key}/history"),
         ("GET", "/subscriptions"),
         ("POST", "/backups"),
         ("POST", "/backups/{backup_id}/cancel"),
         ("POST", "/backups/{backup_id}/proofs"),
+        ("POST", "/backups/{backup_id}/restores"),
+        ("POST", "/retention"),
         ("POST", "/subscriptions"),
+        ("POST", "/subscriptions/test"),
     ]
 
 
@@ -174,9 +188,9 @@ def test_each_right_is_allowed_for_a_purpose_by_name(name: str) -> None:
         assert not [action for action in actions if "*" in action]
 
 
-def test_the_only_right_on_any_resource_is_one_that_sns_cannot_limit() -> None:
+def test_the_only_rights_on_any_resource_are_those_that_sns_cannot_limit() -> None:
     everywhere = [(name, each["Sid"]) for name in (*ROLES, *POLICIES) for each in statements(name) if anywhere(each)]
-    assert everywhere == [("ApiRole", "ReadFilterPolicies")]
+    assert everywhere == [("ApiRole", "ReadFilterPolicies"), ("ApiRole", "Unsubscribe")]
 
 
 def anywhere(statement: dict[str, Any]) -> bool:
@@ -187,12 +201,16 @@ def anywhere(statement: dict[str, Any]) -> bool:
 def test_who_asks_for_an_object_may_list_its_prefix(name: str) -> None:
     """Without it S3 answers 403 for an object that is not there; the emulator does not show the difference."""
     listing = [each for each in statements(name) if each["Action"] == "s3:ListBucket"]
-    assert [each["Condition"] for each in listing] == [{"StringLike": {"s3:prefix": "backups/*"}}]
+    assert [each["Condition"] for each in listing] == [{"StringLike": {"s3:prefix": ["backups/*", "restores/*"]}}]
 
 
-@pytest.mark.parametrize("name", [*ROLES, *POLICIES])
-def test_nobody_may_delete(name: str) -> None:
-    assert "Delete" not in json.dumps(statements(name))
+def test_nobody_may_delete_but_the_keeper_and_that_only_rows() -> None:
+    """And under a delete marker, whose version nobody deletes."""
+    may = [(name, each) for name in (*ROLES, *POLICIES) for each in statements(name) if "Delete" in json.dumps(each)]
+    ((name, statement),) = may
+    assert (name, statement["Action"]) == ("KeeperRole", "s3:DeleteObject")
+    resources = [each["Fn::Join"][1][-1] for each in statement["Resource"]]
+    assert resources == ["/backups/*/data/*", "/backups/*/index/*"]
 
 
 @pytest.mark.parametrize("name", [*ROLES, *POLICIES])
@@ -202,17 +220,48 @@ def test_nobody_goes_around_object_lock(name: str) -> None:
     ]
 
 
-def test_only_the_worker_reads_secrets_and_signs() -> None:
-    for word in ("secretsmanager", "kms:Sign", "PutObjectRetention"):
-        assert [name for name in (*ROLES, *POLICIES) if word in json.dumps(statements(name))] == ["WorkerRole"]
+@pytest.mark.parametrize(
+    ("word", "who"),
+    [
+        ("DatabaseSecretArn", ["WorkerRole"]),
+        ("PutObjectRetention", ["WorkerRole"]),
+        ("kms:Sign", ["WorkerRole", "KeeperRole"]),
+        ("SigningKeyArn", ["WorkerRole", "KeeperRole"]),
+    ],
+)
+def test_who_reads_secrets_locks_and_signs(word: str, who: list[str]) -> None:
+    assert [name for name in (*ROLES, *POLICIES) if word in json.dumps(statements(name))] == who
+
+
+def test_the_scheduler_starts_and_follows_backups_and_nothing_below_one() -> None:
+    named = {
+        each["Sid"]: [arn["Fn::Join"][1][-1] for arn in listed(each["Resource"])]
+        for each in statements("SchedulerPolicy")
+        if each["Action"] == "execute-api:Invoke"
+    }
+    assert named == {
+        "StartAndFollowBackups": ["/v1/POST/backups", "/v1/GET/backups/*"],
+        "NothingBelowABackup": ["/v1/GET/backups/*/*"],
+    }
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def test_rights_come_with_what_they_are_for() -> None:
     assert conditional("ApiRole") == {"UseTheBucketsKey": "EncryptedByKms"}
-    assert conditional("WorkerRole") == {"UseTheBucketsKey": "EncryptedByKms", "LockBackups": "Locked"}
+    assert conditional("WorkerRole") == {
+        "UseTheBucketsKey": "EncryptedByKms",
+        "LockBackups": "Locked",
+        "ReadTheLiveDatabasesUrl": "RestoresLive",
+    }
+    assert conditional("KeeperRole") == {"UseTheBucketsKey": "EncryptedByKms"}
     assert conditional("OpsPolicy") == {"ReadWithTheBucketsKey": "EncryptedByKms"}
     assert conditional("SchedulerPolicy") == {}
     assert CONTENT["Conditions"]["EncryptedByKms"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "KmsKeyArn"}, ""]}]}
+    live = {"Fn::Not": [{"Fn::Equals": [{"Ref": "RestoreDatabaseSecretArn"}, ""]}]}
+    assert CONTENT["Conditions"]["RestoresLive"] == live
     assert CONTENT["Conditions"]["Locked"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "ObjectLockDays"}, "0"]}]}
 
 
@@ -231,6 +280,7 @@ def test_a_task_may_have_the_workers_role_and_nobody_else() -> None:
     }
     assert trusted == {
         "ApiRole": ["lambda.amazonaws.com"],
+        "KeeperRole": ["lambda.amazonaws.com"],
         "WorkerRole": ["lambda.amazonaws.com", "ecs-tasks.amazonaws.com"],
     }
 
@@ -241,14 +291,28 @@ def test_functions() -> None:
         assert (function["Runtime"], function["Architectures"]) == ("python3.13", ["arm64"])
         assert function["Code"] == {"S3Bucket": {"Ref": "CodeBucket"}, "S3Key": {"Ref": "CodeKey"}}
         assert "VpcConfig" not in function
-    api, worker = properties("Api"), properties("Worker")
+    api, worker, keeper = (properties(name) for name in FUNCTIONS)
     assert (api["Handler"], api["MemorySize"], api["Timeout"]) == ("backup_lambda.handler.api", 512, 28)
     assert (worker["Handler"], worker["MemorySize"], worker["Timeout"]) == ("backup_lambda.handler.worker", 1769, 900)
-    assert worker["ReservedConcurrentExecutions"] == 2
+    assert (keeper["Handler"], keeper["MemorySize"], keeper["Timeout"]) == ("backup_lambda.handler.keeper", 512, 25)
+    assert (worker["ReservedConcurrentExecutions"], keeper["ReservedConcurrentExecutions"]) == (3, 1)
+    assert api["Environment"]["Variables"] == {
+        "HOLDFAST_BUCKET": {"Ref": "Bucket"},
+        "HOLDFAST_TOPIC_ARN": {"Ref": "Topic"},
+        "HOLDFAST_WORKER_FUNCTION": {"Ref": "Worker"},
+        "HOLDFAST_KEEPER_FUNCTION": {"Ref": "Keeper"},
+        "HOLDFAST_RETENTION": {"Ref": "Retention"},
+    }
+    assert keeper["Environment"]["Variables"] == {
+        "HOLDFAST_BUCKET": {"Ref": "Bucket"},
+        "HOLDFAST_SIGNING_KEY": {"Ref": "SigningKeyArn"},
+        "HOLDFAST_RETENTION": {"Ref": "Retention"},
+    }
     told = worker["Environment"]["Variables"]
     assert {name: told[name]["Ref"] for name in told if name not in ("HOLDFAST_BUCKET", "HOLDFAST_TOPIC_ARN")} == {
         "HOLDFAST_DATABASE_SECRET": "DatabaseSecretArn",
         "HOLDFAST_PROOF_DATABASE_SECRET": "ProofDatabaseSecretArn",
+        "HOLDFAST_RESTORE_DATABASE_SECRET": "RestoreDatabaseSecretArn",
         "HOLDFAST_SIGNING_KEY": "SigningKeyArn",
         "HOLDFAST_FORMER_KEYS": "FormerKeys",
         "HOLDFAST_OBJECT_LOCK_DAYS": "ObjectLockDays",
@@ -257,6 +321,7 @@ def test_functions() -> None:
         "HOLDFAST_INCLUDE_TABLES": "IncludeTables",
         "HOLDFAST_EXCLUDE_TABLES": "ExcludeTables",
         "HOLDFAST_SUSPECT_FALL_PERCENT": "SuspectFallPercent",
+        "HOLDFAST_CHANGED_PERCENT": "ChangedPercent",
         "HOLDFAST_REPROVE_AFTER_DAYS": "ReproveAfterDays",
         "HOLDFAST_PROOF_ROOM_BYTES": "ProofRoomBytes",
     }
@@ -281,8 +346,11 @@ def test_the_bucket_is_versioned_encrypted_private_and_tidy() -> None:
         "BucketKeyEnabled": True,
         "ServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": {"Ref": "KmsKeyArn"}},
     }
-    (tidying,) = bucket["LifecycleConfiguration"]["Rules"]
-    assert tidying["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+    uploads, versions = bucket["LifecycleConfiguration"]["Rules"]
+    assert uploads["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+    assert versions["NoncurrentVersionExpiration"] == {"NoncurrentDays": 7}
+    assert versions["ExpiredObjectDeleteMarker"] is True
+    assert not [each for each in (uploads, versions) if "ExpirationInDays" in each or each["Status"] != "Enabled"]
 
 
 def test_object_lock_is_the_objects_own_and_never_the_buckets_default() -> None:
@@ -327,5 +395,5 @@ def test_each_alarm_is_announced_on_the_topic() -> None:
 
 
 def test_logs_are_kept_for_a_set_time() -> None:
-    assert [each["Properties"]["RetentionInDays"] for each in of_type("AWS::Logs::LogGroup")] == [90, 90, 90]
+    assert [each["Properties"]["RetentionInDays"] for each in of_type("AWS::Logs::LogGroup")] == [90] * 4
     assert properties("GatewayDeploymentStage")["AccessLogSetting"]["DestinationArn"]

@@ -5,6 +5,7 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 
+from deploy.local.cloudformation import compact
 from tests.servers import Aws
 
 TEMPLATE = Path(__file__).parents[2] / "deploy" / "cdk" / "templates" / "backup.json"
@@ -37,14 +39,7 @@ class Account:
     aws: Aws
 
     def client(self, service: str, keys: Keys | None = None) -> Any:
-        return boto3.client(
-            service,
-            endpoint_url=self.aws.endpoint_url,
-            region_name=self.aws.region,
-            aws_access_key_id=keys.access_key if keys else self.aws.access_key,
-            aws_secret_access_key=keys.secret_key if keys else self.aws.secret_key,
-            config=ONCE,
-        )
+        return _client(self.aws, service, keys or Keys(self.aws.access_key, self.aws.secret_key))
 
     def upload(self, package: bytes) -> str:
         """The key of the package in the code bucket."""
@@ -78,7 +73,7 @@ class Account:
         """The stack's outputs. Raises StackError."""
         request = {
             "StackName": stack,
-            "TemplateBody": TEMPLATE.read_text(),
+            "TemplateBody": compact(TEMPLATE.read_text()),
             "Parameters": [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()],
             "Capabilities": ["CAPABILITY_IAM"],
         }
@@ -147,3 +142,15 @@ class Account:
             credentials = Credentials(keys.access_key, keys.secret_key)
             SigV4Auth(credentials, "execute-api", self.aws.region).add_auth(request)
         return httpx.request(method, url, content=body, headers=dict(request.headers))
+
+
+@cache
+def _client(aws: Aws, service: str, keys: Keys) -> Any:
+    return boto3.client(
+        service,
+        endpoint_url=aws.endpoint_url,
+        region_name=aws.region,
+        aws_access_key_id=keys.access_key,
+        aws_secret_access_key=keys.secret_key,
+        config=ONCE,
+    )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from tests.deploy.conftest import DATA, INDEX, KEPT, KEY_RECORD, REQUEST, Deployed
+from tests.deploy.conftest import DATA, INDEX, KEPT, KEY_RECORD, REQUEST, RESULT, Deployed
 
 DENIED = {"AccessDenied", "AccessDeniedException", "AuthorizationError", "Forbidden"}
 
@@ -18,7 +18,8 @@ class Call(NamedTuple):
     arguments: dict[str, Any]
 
     def __str__(self) -> str:
-        what = self.arguments.get("Key") or self.arguments.get("SecretId") or ""
+        named = ("Key", "Delete", "Prefix", "SecretId", "FunctionName")
+        what = next((self.arguments[each] for each in named if each in self.arguments), "")
         return f"{self.service} {self.name} {what}".strip()
 
 
@@ -28,6 +29,15 @@ def s3(name: str, key: str = "", **arguments: Any) -> Call:
 
 def put(*names: str) -> list[Call]:
     return [s3("put_object", f"backups/made/{name}") for name in names]
+
+
+def delete(*names: str) -> Call:
+    """All in one request, of a backup that has none of them: S3 asks for the right, and then finds nothing."""
+    return s3("delete_objects", Delete={"Objects": [{"Key": f"backups/gone/{name}"} for name in names]})
+
+
+def restored(*names: str) -> list[Call]:
+    return [s3("put_object", f"restores/made/{name}") for name in names]
 
 
 def sns(name: str, **arguments: Any) -> Call:
@@ -47,19 +57,24 @@ def write_log(group: str) -> list[Call]:
 
 
 IN_AN_HOUR = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-READ, READ_KEY = s3("get_object", REQUEST), s3("get_object", KEY_RECORD)
+READ, READ_RESTORE, READ_KEY = (s3("get_object", key) for key in (REQUEST, RESULT, KEY_RECORD))
 READ_VERSION = s3("get_object", REQUEST, VersionId="$RequestVersion")
 LINKED = [s3("get_object", DATA, VersionId="$DataVersion"), s3("get_object", INDEX, VersionId="$IndexVersion")]
-LIST = s3("list_objects_v2", Prefix="backups/")
+LIST = [s3("list_objects_v2", Prefix=prefix) for prefix in ("backups/", "restores/")]
 PUBLISH = sns("publish", TopicArn="$TopicArn", Message="x")
 SUBSCRIBE = sns("subscribe", TopicArn="$TopicArn", Protocol="email", Endpoint="eve@example.com")
 SUBSCRIPTIONS = sns("list_subscriptions_by_topic", TopicArn="$TopicArn")
 SUBSCRIPTION = sns("get_subscription_attributes", SubscriptionArn="$SubscriptionArn")
-START_WORKER = Call("lambda", "invoke", {"FunctionName": "$WorkerFunctionName", "InvocationType": "DryRun"})
+UNSUBSCRIBE = sns("unsubscribe", SubscriptionArn="$NobodysSubscriptionArn")
+START_WORKER, ASK_KEEPER = (
+    Call("lambda", "invoke", {"FunctionName": f"${name}FunctionName", "InvocationType": "DryRun"})
+    for name in ("Worker", "Keeper")
+)
 DATABASE_URLS = [
     Call("secretsmanager", "get_secret_value", {"SecretId": arn})
     for arn in ("$DatabaseSecretArn", "$ProofDatabaseSecretArn")
 ]
+LIVE_DATABASE_URL = Call("secretsmanager", "get_secret_value", {"SecretId": "$RestoreDatabaseSecretArn"})
 READ_SIGNING_KEY = Call("secretsmanager", "get_secret_value", {"SecretId": "$SigningKeyArn"})
 SIGN = [
     Call(
@@ -80,14 +95,20 @@ ABORT = s3("abort_multipart_upload", DATA, UploadId="$UploadId")
 # By role or policy and Sid, as the template names them: on the stack of the defaults,
 RIGHTS: dict[str, dict[str, list[Call]]] = {
     "ApiRole": {
-        "WriteRequests": [*put("request.json", "cancel.json"), s3("put_object", "idempotency/x.json")],
-        "ReadBackupsAndKeys": [READ, READ_KEY],
+        "WriteRequests": [
+            *put("request.json", "cancel.json"),
+            *restored("request.json"),
+            s3("put_object", "idempotency/x.json"),
+        ],
+        "ReadBackupsRestoresAndKeys": [READ, READ_RESTORE, READ_KEY],
         "LinkToVersions": LINKED,
-        "ListBackups": [LIST],
-        "StartTheWorker": [START_WORKER],
+        "ListBackupsAndRestores": LIST,
+        "StartAndAskTheWorker": [START_WORKER],
+        "AskTheKeeper": [ASK_KEEPER],
         "SubscribeByEmail": [SUBSCRIBE],
         "ListSubscriptions": [SUBSCRIPTIONS],
         "ReadFilterPolicies": [SUBSCRIPTION],
+        "Unsubscribe": [UNSUBSCRIBE],
     },
     "WorkerRole": {
         "WriteBackups": [
@@ -95,36 +116,61 @@ RIGHTS: dict[str, dict[str, list[Call]]] = {
             *put("progress.json", "failure.json"),
         ],
         "AskForBackups": put("request.json"),
+        "WriteRestores": restored("progress.json", "prepared.json", "result.json"),
         "AbortUploads": [ABORT],
-        "ReadBackups": [READ],
-        "ListBackups": [LIST],
+        "ReadBackupsAndRestores": [READ, READ_RESTORE],
+        "ListBackupsAndRestores": LIST,
         "SignManifests": [READ_SIGNING_KEY],
         "AnnounceBackups": [PUBLISH],
+        "SeeWhoHears": [SUBSCRIPTIONS],
         "ReadTheDatabaseUrls": DATABASE_URLS,
         "BuryFailedEvents": [BURY],
     },
+    "KeeperRole": {
+        "SayThatBackupsExpired": put("expired.json", "expired.sig"),
+        "DeleteRows": [delete("data/x"), delete("index/x")],
+        "ReadBackupsAndRestores": [READ, READ_RESTORE],
+        "ListBackupsAndRestores": LIST,
+        "SignExpiries": [READ_SIGNING_KEY],
+    },
     "SchedulerPolicy": {
         "StartAndFollowBackups": gateway("POST /backups", "GET /backups/x"),
-        "NothingBelowABackup": gateway("GET /backups/x/tables/notes.notes", "GET /backups/before/x"),
+        "NothingBelowABackup": gateway(
+            "GET /backups/before/x",
+            "GET /backups/x/diff/now",
+            "GET /backups/x/diff/now/after/y",
+            "GET /backups/x/tables/notes.notes",
+            "GET /backups/x/tables/notes.notes/rows/1",
+        ),
         "AnnounceLostRuns": [PUBLISH],
     },
     "OpsPolicy": {
         "CallEveryMethod": gateway(
             "POST /backups",
             "GET /backups",
-            "GET /backups/before/x",
             "GET /backups/x",
-            "GET /backups/x/tables/notes.notes",
             "POST /backups/x/cancel",
             "POST /backups/x/proofs",
+            "POST /backups/x/restores",
+            "GET /restores/x",
+            "GET /rows/notes.notes/1/history",
+            "GET /retention",
+            "POST /retention",
             "POST /subscriptions",
             "GET /subscriptions",
+            "POST /subscriptions/test",
+            "DELETE /subscriptions/x",
+            "GET /backups/before/x",
+            "GET /backups/x/tables/notes.notes",
+            "GET /backups/x/tables/notes.notes/rows/1",
+            "GET /backups/x/diff/now",
+            "GET /backups/x/diff/now/after/y",
         ),
-        "ReadBackups": [READ],
-        "ListBackups": [LIST],
+        "ReadBackupsAndRestores": [READ, READ_RESTORE],
+        "ListBackupsAndRestores": LIST,
     },
 }
-# and on the one with KMS and Object Lock, where it differs.
+# and on the one with KMS, Object Lock and restores into the live database, where it differs.
 HARDENED_RIGHTS: dict[str, dict[str, list[Call]]] = {
     "WorkerRole": {
         "SignManifests": SIGN,
@@ -132,7 +178,9 @@ HARDENED_RIGHTS: dict[str, dict[str, list[Call]]] = {
             s3("put_object_retention", key, Retention={"Mode": "GOVERNANCE", "RetainUntilDate": IN_AN_HOUR})
             for key in KEPT
         ],
-    }
+        "ReadTheLiveDatabasesUrl": [LIVE_DATABASE_URL],
+    },
+    "KeeperRole": {"SignExpiries": SIGN},
 }
 
 
@@ -146,7 +194,7 @@ def _error(deployed: Deployed, who: str, call: Call) -> str | None:
     arguments = {
         key: deployed.names[value[1:]] if str(value).startswith("$") else value for key, value in call.arguments.items()
     }
-    if who in {"ApiRole", "WorkerRole"}:
+    if who.endswith("Role"):
         function = deployed.outputs[f"{who.removesuffix('Role')}FunctionName"]
         error: str | None = deployed.account.invoke(function, call.service, call.name, **arguments)["error"]
         return error

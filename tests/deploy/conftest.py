@@ -13,6 +13,7 @@ DATA, INDEX = f"backups/there/data/{TABLE}", f"backups/there/index/{TABLE}"
 MANIFEST, SIGNATURE, PROOF = (f"backups/there/{name}" for name in ("manifest.json", "manifest.sig", "proof/1.json"))
 KEPT = (DATA, INDEX, MANIFEST, SIGNATURE, PROOF)
 REQUEST, KEY_RECORD = "backups/there/request.json", "idempotency/there.json"
+RESULT = "restores/there/result.json"
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,16 @@ def deployed(aws: Aws) -> Deployed:
 
 @pytest.fixture(scope="session")
 def hardened(aws: Aws) -> Deployed:
-    """Signed and encrypted by KMS, under Object Lock."""
+    """Signed and encrypted by KMS, under Object Lock; and restores reach the live database."""
     account = Account(aws)
     key_arn = account.key("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
     signing_key_arn = account.key("ECC_NIST_EDWARDS25519", "SIGN_VERIFY")
-    more = {"SigningKeyArn": signing_key_arn, "KmsKeyArn": key_arn, "ObjectLockDays": "1"}
+    more = {
+        "SigningKeyArn": signing_key_arn,
+        "KmsKeyArn": key_arn,
+        "ObjectLockDays": "1",
+        "RestoreDatabaseSecretArn": account.secret("probe-restore-database-url"),
+    }
     return _deploy(account, HARDENED, more)
 
 
@@ -89,7 +95,8 @@ def _lock_and_encrypt(account: Account, bucket: str, key_arn: str) -> None:
 def _things_of(account: Account, stack: str, outputs: dict[str, str]) -> dict[str, str]:
     bucket, s3 = outputs["BucketName"], account.client("s3")
     versions = {
-        key: s3.put_object(Bucket=bucket, Key=key, Body=b"{}")["VersionId"] for key in (REQUEST, KEY_RECORD, *KEPT)
+        key: s3.put_object(Bucket=bucket, Key=key, Body=b"{}")["VersionId"]
+        for key in (REQUEST, KEY_RECORD, RESULT, *KEPT)
     }
     subscribed = account.client("sns").subscribe(
         TopicArn=outputs["TopicArn"], Protocol="email", Endpoint="ada@example.com", ReturnSubscriptionArn=True
@@ -97,7 +104,9 @@ def _things_of(account: Account, stack: str, outputs: dict[str, str]) -> dict[st
     return {
         "ApiLog": account.physical_id(stack, "ApiLog"),
         "WorkerLog": account.physical_id(stack, "WorkerLog"),
+        "KeeperLog": account.physical_id(stack, "KeeperLog"),
         "SubscriptionArn": subscribed["SubscriptionArn"],
+        "NobodysSubscriptionArn": f"{outputs['TopicArn']}:00000000-0000-0000-0000-000000000000",
         "UploadId": s3.create_multipart_upload(Bucket=bucket, Key=DATA)["UploadId"],
         "RequestVersion": versions[REQUEST],
         "DataVersion": versions[DATA],

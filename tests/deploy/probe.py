@@ -7,6 +7,7 @@ import io
 import json
 import os
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,27 @@ from botocore.exceptions import ClientError
 
 def api(event: dict[str, Any], context: Any) -> dict[str, Any]:
     if "requestContext" in event:
-        return {"statusCode": 200, "body": json.dumps({"resource": event["resource"], "body": event["body"]})}
+        seen = {name: event[name] for name in ("resource", "pathParameters", "body")}
+        return {"statusCode": 200, "body": json.dumps(seen)}
     return worker(event, context)
 
 
 def worker(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     """The error code of the call, `None` when it was allowed."""
-    client = botocore.session.get_session().create_client(event["service"], region_name=os.environ["AWS_REGION"])
     try:
-        getattr(client, event["call"])(**event["arguments"])
+        getattr(_client(event["service"]), event["call"])(**event["arguments"])
     except ClientError as error:
         return {"error": error.response["Error"]["Code"], "version": VERSION}
     return {"error": None, "version": VERSION}
+
+
+def keeper(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    return worker(event, context)
+
+
+@cache
+def _client(service: str) -> Any:
+    return botocore.session.get_session().create_client(service, region_name=os.environ["AWS_REGION"])
 
 
 VERSION = "1"

@@ -8,18 +8,29 @@ import pytest
 from tests.deploy.account import Keys
 from tests.deploy.conftest import Deployed
 
+BACKUP = "/backups/20261122T020000Z-3f9a2c1b"
 METHODS = {
     ("POST", "/backups"): "/backups",
     ("GET", "/backups"): "/backups",
     ("GET", "/backups/before/20261122T020000Z-3f9a2c1b"): "/backups/before/{backup_id}",
-    ("GET", "/backups/20261122T020000Z-3f9a2c1b"): "/backups/{backup_id}",
-    ("POST", "/backups/20261122T020000Z-3f9a2c1b/cancel"): "/backups/{backup_id}/cancel",
-    ("POST", "/backups/20261122T020000Z-3f9a2c1b/proofs"): "/backups/{backup_id}/proofs",
-    ("GET", "/backups/20261122T020000Z-3f9a2c1b/tables/notes.notes"): "/backups/{backup_id}/tables/{table}",
+    ("GET", BACKUP): "/backups/{backup_id}",
+    ("POST", f"{BACKUP}/cancel"): "/backups/{backup_id}/cancel",
+    ("POST", f"{BACKUP}/proofs"): "/backups/{backup_id}/proofs",
+    ("POST", f"{BACKUP}/restores"): "/backups/{backup_id}/restores",
+    ("GET", f"{BACKUP}/tables/notes.notes"): "/backups/{backup_id}/tables/{table}",
+    ("GET", f"{BACKUP}/tables/notes.notes/rows/42"): "/backups/{backup_id}/tables/{table}/rows/{key}",
+    ("GET", f"{BACKUP}/diff/now"): "/backups/{backup_id}/diff/{other}",
+    ("GET", f"{BACKUP}/diff/now/after/eyJ0Ijoi"): "/backups/{backup_id}/diff/{other}/after/{cursor}",
+    ("GET", "/restores/20261122T020000Z-3f9a2c1b"): "/restores/{restore_id}",
+    ("GET", "/rows/notes.notes/42/history"): "/rows/{table}/{key}/history",
+    ("GET", "/retention"): "/retention",
+    ("POST", "/retention"): "/retention",
     ("POST", "/subscriptions"): "/subscriptions",
     ("GET", "/subscriptions"): "/subscriptions",
+    ("POST", "/subscriptions/test"): "/subscriptions/test",
+    ("DELETE", "/subscriptions/6e7b3c5a"): "/subscriptions/{subscription_id}",
 }
-OF_THE_SCHEDULER = {("POST", "/backups"), ("GET", "/backups/20261122T020000Z-3f9a2c1b")}
+OF_THE_SCHEDULER = {("POST", "/backups"), ("GET", BACKUP)}
 
 
 @pytest.fixture
@@ -74,11 +85,20 @@ def test_a_user_without_a_policy_calls_nothing(
     assert call(method, path, deployed.nobody).status_code == 403
 
 
-@pytest.mark.parametrize(("method", "path"), [("DELETE", "/backups/x"), ("GET", "/"), ("GET", "/restores")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("DELETE", "/backups/x"), ("GET", "/"), ("GET", "/restores"), ("DELETE", "/retention")]
+)
 def test_what_is_no_method_does_not_reach_the_function(
     call: Callable[..., httpx.Response], deployed: Deployed, method: str, path: str
 ) -> None:
     assert call(method, path, deployed.ops).status_code == 403
+
+
+def test_what_is_encoded_in_a_path_reaches_the_function_decoded(
+    call: Callable[..., httpx.Response], deployed: Deployed
+) -> None:
+    answer = call("GET", "/rows/notes.m%C3%BCll%20und%20%22mehr%22/a~b%40c%3Ad/history", deployed.ops)
+    assert answer.json()["pathParameters"] == {"table": 'notes.müll und "mehr"', "key": "a~b@c:d"}
 
 
 def test_the_function_gets_the_body_as_it_was_sent(call: Callable[..., httpx.Response], deployed: Deployed) -> None:

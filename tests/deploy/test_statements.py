@@ -23,9 +23,11 @@ IN_VAIN = {
     # CloudWatch Logs in the emulator names a group's ARN without the `:*` that AWS has there.
     ("ApiRole", "WriteTheLog"): write_log("$ApiLog"),
     ("WorkerRole", "WriteTheLog"): write_log("$WorkerLog"),
+    ("KeeperRole", "WriteTheLog"): write_log("$KeeperLog"),
     # S3 in the emulator asks KMS nothing, and the right is for S3 alone.
     ("ApiRole", "UseTheBucketsKey"): [*put("request.json"), READ],
     ("WorkerRole", "UseTheBucketsKey"): [*put("progress.json"), READ],
+    ("KeeperRole", "UseTheBucketsKey"): [*put("expired.json"), READ],
     ("OpsPolicy", "ReadWithTheBucketsKey"): [READ],
 }
 # The policies of the resources themselves. OnlyOverTls is tried out in tests/deploy/test_stack.py, the other below.
@@ -105,14 +107,14 @@ def test_the_emulators_gateway_does_not_ask_whether_it_may_call_the_function(dep
     account, functions = deployed.account, deployed.account.client("lambda")
     name = {"FunctionName": deployed.outputs["ApiFunctionName"]}
     allowed = json.loads(functions.get_policy(**name)["Policy"])["Statement"]
-    (of_list,) = [each for each in allowed if each["Condition"]["ArnLike"]["AWS:SourceArn"].endswith("/GET/backups")]
-    functions.remove_permission(**name, StatementId=of_list["Sid"])
+    (of_gateway,) = [each for each in allowed if each["Principal"] == {"Service": "apigateway.amazonaws.com"}]
+    functions.remove_permission(**name, StatementId=of_gateway["Sid"])
     try:
         assert account.call(deployed.outputs["ApiId"], "GET", "/backups", deployed.ops).status_code == 200
     finally:
-        arn = of_list["Condition"]["ArnLike"]["AWS:SourceArn"]
-        what = {"Action": of_list["Action"], "Principal": "apigateway.amazonaws.com", "SourceArn": arn}
-        functions.add_permission(**name, **what, StatementId=of_list["Sid"])
+        arn = of_gateway["Condition"]["ArnLike"]["AWS:SourceArn"]
+        what = {"Action": of_gateway["Action"], "Principal": "apigateway.amazonaws.com", "SourceArn": arn}
+        functions.add_permission(**name, **what, StatementId=of_gateway["Sid"])
 
 
 def allowed(stack: Deployed, policy: str, call: Call) -> bool:

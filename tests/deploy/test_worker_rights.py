@@ -12,7 +12,7 @@ from backup_lambda import aws, backups
 from backup_lambda.app import utc_now
 from backup_lambda.schemas import BackupIn
 from backup_lambda.settings import WorkerSettings
-from backup_lambda.tasks import Task
+from backup_lambda.tasks import Started
 from backup_lambda.worker import create_worker, no_end
 from tests.deploy.account import Keys
 from tests.deploy.calls import HARDENED_RIGHTS, RIGHTS
@@ -138,5 +138,5 @@ async def test_the_workers_own_calls_are_those_that_its_statements_are_tried_wit
     assert locked == {need("s3", "put_object", {"Key": key}).what for key in KEPT}, "what may be locked is"
 
 
-async def _nobody(task: Task) -> None:
+async def _nobody(task: Started) -> None:
     """No worker is started: the test's is it."""
