@@ -24,6 +24,8 @@ REQUIREMENTS = SOURCE / "requirements.txt"
 UV = ROOT / ".venv" / "uv" / "bin" / "uv"
 LAMBDA_PLATFORM = ["--python-platform", "aarch64-manylinux_2_28", "--python-version", "3.13"]
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
+# Botocore describes over four hundred services, in two thousand files, which each start of a function would unpack.
+SERVICES_OF_AWS = {"kms", "lambda", "s3", "secretsmanager", "sns", "sts"}
 LEFT_OUT_FOLDERS = {"__pycache__", "bin"}
 LEFT_OUT_FILES = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", ".lock"}  # they tell how it was installed
 
@@ -101,7 +103,8 @@ def _zip(content: Path, path: Path) -> None:
 
 def _files(content: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(content):
-        folders[:] = sorted(set(folders) - LEFT_OUT_FOLDERS)
+        of_botocore = Path(folder).relative_to(content) == Path("botocore/data")
+        folders[:] = sorted(set(folders) & SERVICES_OF_AWS if of_botocore else set(folders) - LEFT_OUT_FOLDERS)
         yield from (Path(folder) / name for name in sorted(set(files) - LEFT_OUT_FILES) if not name.endswith(".pyi"))
 
 

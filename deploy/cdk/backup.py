@@ -207,6 +207,7 @@ class BackupStack(Stack):
             environment={
                 "HOLDFAST_BUCKET": self.bucket.bucket_name,
                 "HOLDFAST_SIGNING_KEY": self.parameters.signing_key,
+                "HOLDFAST_FORMER_KEYS": self.parameters.former_keys,
                 **self.parameters.of_retention,
             },
         )

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 
 from isal import isal_zlib
 
-from backup_lambda.errors import StoredDiffers
+from backup_lambda.errors import BackupFailed, StoredDiffers
 from backup_lambda.multipart import Upload
 
 MIN_BYTES, MAX_BYTES = 96 * 1024, 160 * 1024  # of a block, where rows are not longer than what lies between
@@ -231,21 +231,24 @@ def pack(rows: bytes, key: Sequence[str], start: int = 0, end: int | None = None
 
 
 def _ends_keys(rows: bytes, key: Sequence[str], start: int, end: int) -> tuple[Key, Key]:
-    """The keys of the first and the last row of a block.
+    """The keys of the first and the last row of a block. Raises BackupFailed when one of these is no row.
 
     Only two rows are parsed: a key copied beside every row would have to be cut off again from each.
     """
     if not (key and start < end):
         return None, None
     last = rows.rfind(b"\n", start, end - 1) + 1 or start
-    first_key = key_of(rows[start : rows.find(b"\n", start, end)], key)
-    return first_key, key_of(rows[last:end], key) if last > start else first_key
+    try:
+        first_key = key_of(rows[start : rows.find(b"\n", start, end)], key)
+        return first_key, key_of(rows[last:end], key) if last > start else first_key
+    except (ValueError, KeyError) as error:
+        raise BackupFailed("a row is not the JSON of a row, or has no key: it was altered on its way") from error
 
 
 def key_of(row: bytes, key: Sequence[str]) -> Key:
     """Nothing else of the row is parsed: PostgreSQL stores documents that are too deep for Python's parser.
 
-    Nor is what comes after the key even looked at: it may be large.
+    Nor is what comes after the key even looked at: it may be large. Raises ValueError and KeyError.
     """
     values: dict[str, bytes] = {}
     for member in _members(row):
@@ -274,7 +277,8 @@ def _members(row: bytes) -> Iterator[bytes]:
 
 def _split(member: bytes) -> tuple[str, bytes]:
     name = _STRING.match(member)
-    assert name is not None  # an object's member begins with its name
+    if name is None:
+        raise ValueError("an object's member begins with its name")
     return json.loads(name[0]), member[name.end() + 1 :]
 
 
@@ -400,6 +404,13 @@ def unpack(block: Block, member: bytes, key: Sequence[str] | None) -> bytes:
         raise StoredDiffers(f"the block at {block.offset} has other bytes than were written")
     if (count := rows.count(b"\n")) != block.rows:
         raise StoredDiffers(f"the block at {block.offset} has {count} rows, and {block.rows} in the index")
-    if key is not None and _ends_keys(rows, key, 0, len(rows)) != (block.first, block.last):
+    if key is not None and not _has_keys(block, rows, key):
         raise StoredDiffers(f"the block at {block.offset} has other keys than the index says")
     return rows
+
+
+def _has_keys(block: Block, rows: bytes, key: Sequence[str]) -> bool:
+    try:
+        return _ends_keys(rows, key, 0, len(rows)) == (block.first, block.last)
+    except BackupFailed:
+        return False

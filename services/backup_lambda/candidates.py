@@ -4,7 +4,7 @@ Backups without data are none: those that expired, or failed and left nothing. T
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -136,7 +136,7 @@ async def _candidate(
         has_data=has_data,
         working=working,
         restored_by=restored_by,
-        unreadable="it was stored once, and its manifest is missing" if _lost_its_manifest(found) else None,
+        unreadable=_what_is_missing(found, written),
     )
 
 
@@ -146,12 +146,18 @@ async def _at_work(store: S3Store, backup_id: str, now: Clock) -> bool:
     return progress is not None and not progress.announced and not progress.lost(now())
 
 
-def _lost_its_manifest(found: Found) -> bool:
-    """Its data is the last that there is of it, and may be what somebody puts the manifest back for."""
-    if "manifest.json" in found.names:
-        return False
+def _what_is_missing(found: Found, written: Collection[str]) -> str | None:
+    """Whatever is left of it may be what somebody puts the rest back for; and nothing else may be removed for it."""
+    if found.manifest:
+        data = [name for table in found.manifest.tables for name in (table.object, table.index)]
+        lost = [name for name in data if name not in written]
+        return f"{lost[0]} is missing, and {len(lost) - 1} more objects" if lost else None
     stored = found.progress is not None and found.progress.outcome in STORED
-    return stored or found.newest_number > 0 or ("manifest.sig" in found.names and found.failure is None)
+    if "manifest.json" not in found.names and (
+        stored or found.newest_number > 0 or ("manifest.sig" in found.names and found.failure is None)
+    ):
+        return "it was stored once, and its manifest is missing"
+    return None
 
 
 async def _size(store: S3Store, backup_id: str) -> int:

@@ -6,18 +6,19 @@ New rows are how a table lives, and are never told.
 import hashlib
 import logging
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from backup_lambda import blocks
 from backup_lambda.blocks import Block
-from backup_lambda.errors import BackupsError, StoredDiffers
+from backup_lambda.errors import BackupsError, NotComparable, StoredDiffers
 from backup_lambda.keys import KeyOrder
 from backup_lambda.manifest import Manifest, TableEntry
 from backup_lambda.objects import folder
 from backup_lambda.store import S3Store
 from backup_lambda.suspect import FEW_ROWS, NAMED
 
+MOST_READ = 100  # blocks in which the rows of a sampled one may be
 SAMPLED = 16  # blocks of a table that are read, some 2 MB of rows, and those that took their place
 log = logging.getLogger(__name__)
 _Row: TypeAlias = bytes | tuple[bytes | None, ...]
@@ -75,22 +76,43 @@ async def _share(
     most = sum(block.rows for block in gone) / was.rows
     if most * 100 <= percent:
         return most
-    order = KeyOrder.of(was.primary_key, was.catalogue, str(manifest.database["encoding"]))
-    if not (order.columns and order.known and was.primary_key == new.entry.primary_key):
-        return most
     those = [block for block in new.blocks if block.sha256 not in known and block.rows]
-    firsts = [order.position(block.first or []) for block in those]
-    lasts = [order.position(block.last or []) for block in those]
-    columns = None if _columns(was) == _columns(new.entry) else sorted(_columns(was) & _columns(new.entry))
+    beside = _beside(manifest, old, new, those)
+    common = sorted(name for name, _ in _columns(was) & _columns(new.entry))
+    columns = None if _columns(was) == _columns(new.entry) else common
     rows = lost = 0
     for block in gone[:: -(-len(gone) // SAMPLED)]:
-        first, last = order.position(block.first or []), order.position(block.last or [])
         now = set[_Row]()
-        for other in those[bisect_left(lasts, first) : bisect_right(firsts, last)]:
+        for other in beside(block):
             now |= await _rows(store, new, other, columns)
         then = await _rows(store, old, block, columns)
         rows, lost = rows + len(then), lost + len(then - now)
     return most * lost / rows if rows else 0.0
+
+
+def _beside(manifest: Manifest, old: _Side, new: _Side, those: Sequence[Block]) -> Callable[[Block], Sequence[Block]]:
+    """Where the rows of an old block are, if they are still there: in the order of the key, or in any of `those`.
+
+    What it gives raises NotComparable when that is too much to read.
+    """
+    key = old.entry.primary_key
+    order = KeyOrder.of(key, old.entry.catalogue, str(manifest.database["encoding"]))
+    if not (key and order.known and key == new.entry.primary_key):
+        return lambda _: _few(those)
+    firsts = [order.position(block.first or []) for block in those]
+    lasts = [order.position(block.last or []) for block in those]
+
+    def beside(block: Block) -> Sequence[Block]:
+        first, last = order.position(block.first or []), order.position(block.last or [])
+        return _few(those[bisect_left(lasts, first) : bisect_right(firsts, last)])
+
+    return beside
+
+
+def _few(those: Sequence[Block]) -> Sequence[Block]:
+    if len(those) > MOST_READ:
+        raise NotComparable(f"{len(those):,} blocks would have to be read")
+    return those
 
 
 async def _index(store: S3Store, where: str, entry: TableEntry) -> Sequence[Block]:
@@ -110,6 +132,6 @@ async def _rows(store: S3Store, side: _Side, block: Block, columns: Sequence[str
     return {tuple(each.get(column) for column in columns) for each in values}
 
 
-def _columns(entry: TableEntry) -> set[str]:
-    """By name: a value that is written in another way is another value."""
-    return {column["name"] for column in entry.catalogue["columns"]}
+def _columns(entry: TableEntry) -> set[tuple[str, str]]:
+    """With the way in which they are written: the text of another one says nothing."""
+    return {(column["name"], column["written_as"]) for column in entry.catalogue["columns"]}

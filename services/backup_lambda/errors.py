@@ -21,6 +21,7 @@ BackupsError              500
 │   └── RowsDiffer              so: rows are there with other values
 ├── FateUnknown           500   whether a restore was committed cannot be told, and must not be guessed
 ├── StalePlan             409   the plan is not what retention would do now
+├── PlanRefused           409   what the plan relies upon is not what was signed
 ├── SubscriptionNotFound  404
 ├── LeaseLost             500   another worker has the backup: stop at once, write nothing
 ├── AwsError              500
@@ -174,6 +175,12 @@ class StalePlan(BackupsError):
     """The plan is not what retention would do now."""
 
     status, type = 409, "stale-plan"
+
+
+class PlanRefused(BackupsError):
+    """The plan relies upon what was not signed. Nothing was deleted."""
+
+    status, type = 409, "plan-refused"
 
 
 class SubscriptionNotFound(BackupsError):

@@ -8,8 +8,9 @@ writes that, and then looks for leases, and only then deletes. So at least one o
 """
 
 import asyncio
+import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,11 @@ from pydantic import ValidationError
 
 from backup_lambda import candidates, objects, retention, signing
 from backup_lambda.candidates import DATA, Candidate
-from backup_lambda.errors import AwsUnavailable, ObjectChanged, SignatureInvalid
+from backup_lambda.errors import AwsError, AwsUnavailable, ObjectChanged, PlanRefused, SignatureInvalid
 from backup_lambda.lease import Clock
+from backup_lambda.manifest import Manifest
 from backup_lambda.objects import Expiry, folder
+from backup_lambda.proof import Proof
 from backup_lambda.retention import Policy
 from backup_lambda.schemas import RetentionItem, RetentionPlan, RetentionResult
 from backup_lambda.settings import KeeperSettings
@@ -42,28 +45,78 @@ class Keeper:
     signer: Signer
     policy: Policy
     now: Clock
+    former_keys: Sequence[str] = ()  # fingerprints of keys that signed earlier
 
     async def apply(self, task: RetentionTask, seconds_left: Callable[[], float]) -> RetentionResult:
         """The plan with the task's digest, oldest first, as far as the time allows. Raises StalePlan and AwsError."""
-        plan = None
+        plan, failed = None, False
         result = RetentionResult(digest=task.digest, complete=False, expired=[], cleaned=[], objects_deleted=0)
         time = asyncio.get_running_loop().time
         begun = time()
         try:
             async with asyncio.timeout(min(ENDS_WITHIN_SECONDS, seconds_left())):
                 plan = await retention.checked(self.store, self.policy, task.digest, self.now)
+                await self._check_what_is_relied_upon(plan)
                 for item in reversed([each for each in plan.items if each.action != "keep"]):
                     if seconds_left() < KEPT_SECONDS or time() - begun > BEGUN_WITHIN_SECONDS:
                         return result
-                    if left := await self._remove(item, plan, task, result):
+                    try:
+                        left = await self._remove(item, plan, task, result)
+                    except AwsError as error:  # the others are not to wait for this one
+                        failed, left = True, str(error)
+                    if left:
                         log.warning("%s: its data is left: %s", item.backup_id, left)
                         result.left[item.backup_id] = left
-                result.complete = True
+                result.complete = not failed
         except TimeoutError:
             if plan is None:
                 raise AwsUnavailable("the plan could not be made in time: nothing was done") from None
             log.warning("retention stopped, as its time was over: the next plan names what is left")
         return result
+
+    async def _check_what_is_relied_upon(self, plan: RetentionPlan) -> None:
+        """Others are deleted because these are kept: so these must be what we signed. Raises PlanRefused."""
+        kept = [each.backup_id for each in plan.items if each.action == "keep" and each.state == "proven"]
+        gate = asyncio.Semaphore(candidates.READ_AT_ONCE)
+
+        async def check(backup_id: str) -> None:
+            async with gate:
+                try:
+                    await self._check_signatures(backup_id)
+                except (SignatureInvalid, ValidationError) as error:
+                    raise PlanRefused(
+                        f"{backup_id} is kept in the place of others, and is not what was signed: {error}. Nothing was"
+                        " deleted. Find out who wrote it: `verify` names all that is altered."
+                    ) from error
+
+        if any(each.action == "expire" for each in plan.items):
+            await asyncio.gather(*(check(each) for each in kept))
+
+    async def _check_signatures(self, backup_id: str) -> None:
+        """Of its manifest, and of the proof by which it is proven. Raises SignatureInvalid and ValidationError."""
+        names, where = await objects.names_of(self.store, backup_id), folder(backup_id)
+
+        async def signed(stem: str, heading: bytes) -> bytes:
+            if not {f"{stem}.json", f"{stem}.sig"} <= names:
+                raise SignatureInvalid(f"{stem}.sig is missing")
+            body, signature = [(await self.store.get(f"{where}{stem}.{kind}")).body for kind in ("json", "sig")]
+            signing.check(body, signature, await self._trusted(), heading)
+            return body
+
+        manifest = await signed("manifest", signing.MANIFEST)
+        if Manifest.model_validate_json(manifest).id != backup_id:
+            raise SignatureInvalid("it is the manifest of another backup")
+        for number in objects.numbers(names):
+            proof = Proof.model_validate_json(await signed(f"proof/{number}", signing.PROOF))
+            about = (proof.backup_id, proof.number, proof.manifest_sha256)
+            if about != (backup_id, number, hashlib.sha256(manifest).hexdigest()):
+                raise SignatureInvalid(f"proof/{number}.json is about something else")
+            if proof.verdict == "proven":
+                return
+        raise SignatureInvalid("no proof of it says that it is proven")
+
+    async def _trusted(self) -> set[str]:
+        return {signing.fingerprint(await self.signer.public_key()), *self.former_keys}
 
     async def _remove(
         self, item: RetentionItem, plan: RetentionPlan, task: RetentionTask, result: RetentionResult
@@ -118,7 +171,10 @@ class Keeper:
         if await self._is_ours(expiry.backup_id):
             return
         try:
-            same = Expiry.model_validate_json(theirs).digest == expiry.digest
+            found = Expiry.model_validate_json(theirs)
+            same = found == expiry.model_copy(
+                update={"expired_at": found.expired_at, "requested_by": found.requested_by}
+            )
         except ValidationError:
             same = False
         if not same:
@@ -135,7 +191,7 @@ class Keeper:
             (await self.store.get(f"{folder(backup_id)}expired.{kind}")).body for kind in ("json", "sig")
         ]
         try:
-            signing.check(body, signature, {signing.fingerprint(await self.signer.public_key())}, EXPIRY)
+            signing.check(body, signature, await self._trusted(), EXPIRY)
             return Expiry.model_validate_json(body).backup_id == backup_id
         except (SignatureInvalid, ValidationError):
             return False
@@ -162,4 +218,4 @@ def _why_not(item: RetentionItem, found: Candidate | None) -> str | None:
 def create_keeper(settings: KeeperSettings, now: Clock, *, s3: Any, secrets: Any, kms: Any) -> Keeper:
     """Out of clients; anew for each task, so that a key that changed is read again."""
     signer = signing.signer_of(settings.signing_key, kms=kms, secrets=secrets)
-    return Keeper(S3Store(s3, settings.bucket), signer, settings.retention, now)
+    return Keeper(S3Store(s3, settings.bucket), signer, settings.retention, now, settings.former_keys)

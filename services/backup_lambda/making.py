@@ -49,6 +49,12 @@ async def manifest_of(means: Means, request: Request, progress: Progress) -> tup
     await dump.read_back(copied)
     tables = [table.entry for table in copied]
     left_out = [each["name"] for each in source.not_backed_up]
+    strange = suspect.why(
+        tables, left_out, asked=request.tables, proven=proven, fall_percent=means.suspect_fall_percent
+    )
+    changed = None  # to tell of what has alarmed already would be noise
+    if not strange:
+        changed = await changes.why(means.store, tables, request.id, proven=proven, percent=means.changed_percent)
     ended_at = max(means.now(), progress.started_at)  # a clock may have been set back
     body = Manifest(
         id=request.id,
@@ -64,10 +70,8 @@ async def manifest_of(means: Means, request: Request, progress: Progress) -> tup
         sequences=source.sequences,
         tables=tables,
         not_backed_up=source.not_backed_up,
-        suspect=suspect.why(
-            tables, left_out, asked=request.tables, proven=proven, fall_percent=means.suspect_fall_percent
-        ),
-        changed=await changes.why(means.store, tables, request.id, proven=proven, percent=means.changed_percent),
+        suspect=strange,
+        changed=changed,
         previous=previous,
     ).body()
     return body, await signing.signature_of(means.signer, body)

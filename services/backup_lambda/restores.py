@@ -126,7 +126,7 @@ async def request(
         asked = Request(
             id=restore_id,
             backup_id=backup_id,
-            created_at=history.time_of(restore_id),
+            created_at=now(),  # its id may be older: that of a key which asked before, and was refused
             requested_by=requested_by,
             wanted=wanted,
         )

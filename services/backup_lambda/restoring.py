@@ -89,7 +89,9 @@ class RestoreAttempt:
             if done := await self._done(asked):  # only the answer was lost
                 await self._end(done)
                 return
-            if isinstance(error, ObjectChanged | StoredDiffers | BlockDamaged) and await self._has_expired(asked):
+            if isinstance(
+                error, ObjectChanged | StoredDiffers | BlockDamaged | RestoreRefused
+            ) and await self._has_expired(asked):
                 error = BackupExpired(EXPIRED)  # it is why
             if not self.lease.last and (isinstance(error, AwsError) or not isinstance(error, BackupsError)):
                 raise

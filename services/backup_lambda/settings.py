@@ -76,6 +76,7 @@ class KeeperSettings(_Settings):
     """What the function that applies retention needs."""
 
     signing_key: KeyArn
+    former_keys: Fingerprints = ()
     retention: Retention = Policy()
 
 

@@ -8,7 +8,6 @@ import asyncpg
 
 from backup_lambda import restore, scratch, snapshot
 from backup_lambda.catalogue import Connection, Table, qualified
-from backup_lambda.comparison import NOTHING
 from backup_lambda.errors import NotRestored, RestoreRefused
 from backup_lambda.lease import Progress
 from backup_lambda.manifest import Manifest, TableEntry
@@ -23,7 +22,13 @@ from backup_lambda.stored import StoredRows
 
 PASSES = 2  # rows are restored, and compared
 UNVALIDATED = " NOT VALID"
+TRIGGERS = """
+select quote_ident(tgname) as name, tgenabled::text as mode from pg_trigger
+where tgrelid = $1::text::regclass and not tgisinternal
+"""
+MODES = {"O": "enable", "R": "enable replica", "A": "enable always", "D": "disable"}
 REVOKED = "update {table} set expires_at = now() where expires_at is null or expires_at > now()"
+VALID = "select count(*) from {table} where expires_at is null or expires_at > now()"
 FOREIGN = """
 select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where nspname !~ '^pg_' and nspname <> 'information_schema'),
@@ -126,7 +131,7 @@ class _Copy(Replica):
     async def compare_catalogue(self, database: Scratch) -> None:
         await super().compare_catalogue(database)
         if self._not_valid:
-            self.differences = [each for each in self.differences if not _of_a_foreign_key(each)]
+            self.differences = [each for each in self.differences if not _of_one_of(each, self._not_valid)]
 
     async def _compare_table(self, found: Snapshot, table: Table, entry: TableEntry) -> None:
         stored = self._stored[entry.object]
@@ -147,7 +152,7 @@ class _Copy(Replica):
                 for entry in self.manifest.tables:
                     name = qualified(*restore.identity(entry))
                     if is_of_tokens(entry):
-                        revoked += int((await connection.execute(REVOKED.format(table=name))).split()[-1])
+                        revoked += await _revoke(connection, name)
                     if entry.catalogue["row_security_forced"]:
                         await connection.execute(f"alter table only {name} force row level security")
         finally:
@@ -174,10 +179,19 @@ class _Copy(Replica):
         return any(each.damaged for each in self._stored.values())
 
 
-def _of_a_foreign_key(difference: Difference) -> bool:
+async def _revoke(connection: Connection, table: str) -> int:
+    """How many tokens. A trigger that came with the backup must not keep one valid. Raises RestoreRefused."""
+    triggers = await connection.fetch(TRIGGERS, table)
+    await connection.execute(f"alter table {table} disable trigger user")
+    revoked = int((await connection.execute(REVOKED.format(table=table))).split()[-1])
+    for each in triggers:
+        await connection.execute(f"alter table {table} {MODES[each['mode']]} trigger {each['name']}")
+    if valid := await connection.fetchval(VALID.format(table=table)):
+        raise RestoreRefused(f"{valid} access tokens of {table} could not be made invalid")
+    return revoked
+
+
+def _of_one_of(difference: Difference, foreign_keys: set[str]) -> bool:
     """That could not be made valid: each of its two forms may be told as a difference of its own."""
-    return any(
-        one.startswith("FOREIGN KEY") or " FOREIGN KEY " in one
-        for one in (difference.expected, difference.found, difference.where)
-        if one != NOTHING
-    )
+    told = f"{difference.where} {difference.expected} {difference.found}"
+    return "FOREIGN KEY" in told and any(name in told for name in foreign_keys)

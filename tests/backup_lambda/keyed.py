@@ -29,7 +29,7 @@ SINGLE: dict[str, Callable[[Random], str]] = {
     "text": lambda r: "".join(r.choices(LETTERS, k=r.randint(0, 9))),
     "varchar(12)": lambda r: "".join(r.choices(LETTERS, k=r.randint(0, 9))),
     'text collate "pg_c_utf8"': lambda r: "".join(r.choices("aAbBäÄ-z", k=r.randint(1, 6))),
-    "char(5)": lambda r: "".join(r.choices("ab -", k=r.randint(1, 5))),
+    "char(5)": lambda r: "".join(r.choices("ab \t-", k=r.randint(1, 5))),
     "name": lambda r: "".join(r.choices("aB_ ", k=r.randint(1, 9))),
     "uuid": lambda r: str(UUID(int=r.getrandbits(128))),
     "date": lambda r: r.choice(

@@ -20,6 +20,8 @@ create table notes.notes (
     weight double precision, price numeric unique);
 create trigger noticed after insert or update on notes.notes for each row execute function notes.noticed();
 create table notes.tokens (id int primary key, expires_at timestamptz);
+create function notes.kept() returns trigger language plpgsql as $$ begin return old; end $$;
+create trigger kept before update on notes.tokens for each row execute function notes.kept();
 alter table notes.people force row level security;
 insert into notes.people values ('Ada'), ('Bob');
 insert into notes.tokens values (1, null), (2, now() + interval '1 day'), (3, now() - interval '1 day');

@@ -59,7 +59,7 @@ async def test_a_diff_is_the_comparison_of_two_dictionaries(
     """Of tables with keys of many types; with the database as it is now, too."""
     small_blocks(monkeypatch)
     if pages == "small":
-        monkeypatch.setattr("backup_lambda.pages.MOST_CHANGES", 71)
+        monkeypatch.setattr("backup_lambda.pages.MOST_CHANGES", 37)
         monkeypatch.setattr("backup_lambda.pages.MOST_READ_BYTES", 4000)
     elif pages == "of little memory":
         monkeypatch.setattr("backup_lambda.differing.MOST_KEPT_BYTES", 2500)

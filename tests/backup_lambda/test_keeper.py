@@ -47,7 +47,19 @@ async def a_backup(world: World, days: float, state: str = "proven", **asked: An
         if state in ("proven", "broken"):
             await have_proof(world, backup_id, 1, state)
     await have_progress(world, backup_id, announced=True, passes=4, outcome=state)
+    await sign(world, backup_id)
     return backup_id
+
+
+async def sign(world: World, backup_id: str) -> None:
+    """What there is of manifest and proofs."""
+    for name in await names(world, backup_id):
+        if name == "manifest.json" or (name.startswith("proof/") and name.endswith(".json")):
+            heading = signing.MANIFEST if name == "manifest.json" else signing.PROOF
+            body = await world.read(f"backups/{backup_id}/{name}")
+            signature = await signing.signature_of(SIGNER, body, heading)
+            key = f"backups/{backup_id}/{name.removesuffix('.json')}.sig"
+            await world.s3.put_object(Bucket=world.bucket, Key=key, Body=signature)
 
 
 @asynccontextmanager
@@ -202,7 +214,7 @@ async def test_what_is_at_work_or_cannot_be_read_is_kept_and_says_why(world: Wor
     lost, running, unreadable, torn = [await a_backup(world, days, "stored") for days in (40, 41, 42, 43)]
     restored, had_back, given_up = [await a_backup(world, days) for days in (50, 51, 52)]
     newest, proving = await a_backup(world, 1), await a_backup(world, 60)
-    for name in ("manifest.json", "progress.json"):
+    for name in ("manifest.json", "manifest.sig", "proof/1.json", "progress.json"):
         await world.store.delete([f"backups/{each}/{name}" for each in (lost, running)])
     await have_progress(world, running)
     await world.write(f"backups/{unreadable}/manifest.json", {"format": 2})
@@ -342,8 +354,9 @@ async def test_two_keepers_at_once_remove_the_same(world: World) -> None:
     assert await of_expiry(world) == []
 
 
-async def test_what_s3_did_not_delete_is_an_error(world: World) -> None:
-    await a_backup(world, 3), await a_backup(world, 1)
+async def test_what_s3_did_not_delete_is_named(world: World) -> None:
+    left = [await a_backup(world, days) for days in (4, 3)]
+    await a_backup(world, 1)
     said = {"Errors": [{"Key": "k", "Code": "AccessDenied"}], "ResponseMetadata": {"HTTPStatusCode": 200}}
 
     async def refuse(**_: Any) -> tuple[SimpleNamespace, dict[str, Any]]:
@@ -352,7 +365,25 @@ async def test_what_s3_did_not_delete_is_an_error(world: World) -> None:
     world.s3.meta.events.register("before-call.s3.DeleteObjects", refuse)
     async with ruled_by(world, ONE) as api:
         plan = await plan_of(api)
-        assert_problem(await api.post("/retention", json={"digest": plan.digest}), 500, "aws-refused")
+        done = (await api.post("/retention", json={"digest": plan.digest})).json()
+    assert done["left"] == dict.fromkeys(left, "DeleteObjects was answered AccessDenied for k")
+    assert (done["complete"], done["objects_deleted"]) == (False, 0)
+
+
+async def test_nothing_is_deleted_for_the_sake_of_what_was_not_signed(world: World) -> None:
+    """Whoever may write objects, and has no key, makes up newer backups, or takes the data of newer ones away."""
+    true, hollow = await a_backup(world, 9), await a_backup(world, 2)
+    await world.store.delete([f"backups/{hollow}/{DATA[0]}"])
+    async with ruled_by(world, ONE) as api:
+        plan = await plan_of(api)
+        assert {each.backup_id: each.action for each in plan.items} == {hollow: "keep", true: "keep"}
+        forged = await a_backup(world, 1)
+        await world.store.delete([f"backups/{forged}/proof/1.sig"])
+        plan = await plan_of(api)
+        assert plan.expire == 1
+        told = assert_problem(await api.post("/retention", json={"digest": plan.digest}), 409, "plan-refused")
+    assert forged in told["detail"]
+    assert {*DATA} <= await names(world, true)
 
 
 async def test_more_objects_than_s3_deletes_at_once_are_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,21 @@ async def test_a_request_that_is_repeated_with_its_key_makes_one_restore(api: ht
     assert backup.json()["type"].endswith("idempotency-key-reused")
 
 
+async def test_a_key_whose_first_request_was_refused_may_ask_again_much_later(
+    api: httpx.AsyncClient, world: World
+) -> None:
+    backup_id, key = await world.wish(), {"Idempotency-Key": "a key"}
+    await have_manifest(world, backup_id, tables=[a_table(catalogue={"columns": []})])
+    refused = await api.post(f"/backups/{backup_id}/restores", json={"database": "one"}, headers=key)
+    assert refused.status_code == 409
+    [record] = await world.keys("idempotency/")
+    hours_ago = f"{utc_now() - timedelta(hours=2):%Y%m%dT%H%M%SZ}-00000000"
+    await world.write(record, await world.read_json(record) | {"restore_id": hours_ago})
+    await have_proof(world, backup_id)
+    given = await api.post(f"/backups/{backup_id}/restores", json={"database": "one"}, headers=key)
+    assert (given.status_code, given.json()["id"], given.json()["state"]) == (202, hours_ago, "queued")
+
+
 async def test_a_damaged_block_is_named_and_what_is_left_can_be_had(
     worker: Worker, world: World, example: Connection, cluster: Cluster, server: Connection, name: str
 ) -> None:

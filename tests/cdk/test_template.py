@@ -306,6 +306,7 @@ def test_functions() -> None:
     assert keeper["Environment"]["Variables"] == {
         "HOLDFAST_BUCKET": {"Ref": "Bucket"},
         "HOLDFAST_SIGNING_KEY": {"Ref": "SigningKeyArn"},
+        "HOLDFAST_FORMER_KEYS": {"Ref": "FormerKeys"},
         "HOLDFAST_RETENTION": {"Ref": "Retention"},
     }
     told = worker["Environment"]["Variables"]

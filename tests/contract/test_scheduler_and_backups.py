@@ -131,7 +131,7 @@ async def test_mails_have_the_text_that_the_function_wrote(world: World) -> None
         requested_by=None,
     )
     ending = Ending(backup, now)
-    await notices.publish(world.topic, ending)
+    await notices.publish(world.topic, notices.of_backup(ending))
     (notification,) = await world.notices()
     assert mail.text_of(notification) == words.text_of(ending)
 

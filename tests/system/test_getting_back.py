@@ -73,6 +73,10 @@ def test_a_note_that_was_deleted_for_good_is_found_and_had_back(stack: Stack) ->
         assert now.status_code == 200, now.text
         different = {each["name"]: each["changes"] for each in now.json()["tables"]}
         assert note["id"] not in [change["key"][0] for change in different.get("notes.notes", [])]
+        refused = backups.get("backups/20261122T020000Z-3f9a2c1b/diff/now")
+        assert (refused.status_code, refused.json()["type"]) == (404, "/problems/backup-not-found"), (
+            "as the worker said"
+        )
     assert stack.mail_about(done["id"], to="gus@example.org")
 
 
@@ -116,7 +120,9 @@ def test_retention_removes_what_its_plan_says_and_nothing_else(stack: Stack, tab
     """Of these tables alone: seven are kept, and this is the eighth."""
     ids = [made(stack, table) for _ in range(8)]
     with stack.backups() as backups, stack.bucket() as bucket:
-        plan = backups.get("retention").json()
+        shown = backups.get("retention")
+        assert shown.status_code == 200, shown.text
+        plan = shown.json()
         actions = {each["backup_id"]: each["action"] for each in plan["items"]}
         assert [actions[each] for each in ids] == ["expire", *["keep"] * 7]
         stale = backups.post("retention", json={"digest": "0" * 64})

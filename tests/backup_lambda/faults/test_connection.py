@@ -85,8 +85,15 @@ async def test_it_stalls(
             wire.both(wire.lost(b'{"id":1100,'), wire.altered(TAG, b"COPY %d\0" % (ROWS - 1))),
             f"counted {ROWS:,}, copied {ROWS - 1:,}, streamed {ROWS - 1:,}",
         ),
+        (wire.altered(b'{"id":1,', b'{"id":x,'), "a row is not the JSON of a row"),  # where a block begins, it is read
     ],
-    ids=["the tag of COPY is altered", "a row is lost", "a row is doubled", "a row is lost, and the tag agrees"],
+    ids=[
+        "the tag of COPY is altered",
+        "a row is lost",
+        "a row is doubled",
+        "a row is lost, and the tag agrees",
+        "the first row is no JSON any more",
+    ],
 )
 async def test_rows_are_not_as_many(
     gated_worker: MakeWorker, source_url: str, proof_url: str, world: World, ends: End, change: Wire, reason: str
@@ -100,8 +107,8 @@ async def test_rows_are_not_as_many(
 @pytest.mark.parametrize(
     "change",
     [
-        wire.altered(b'{"id":1100,', b'{"id":9100,'),
-        wire.altered(b'{"id":1100,', b'{"id":11x0,'),
+        wire.altered(b'{"id":1150,', b'{"id":9150,'),
+        wire.altered(b'{"id":1150,', b'{"id":11x0,'),
         wire.altered(b'"exact":12345678901234567990.12', b'"exact":12345678901234567991.12'),
     ],
     ids=["a key is altered", "a row is no JSON any more", "a number is altered"],
