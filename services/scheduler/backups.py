@@ -61,6 +61,7 @@ class Backup(BaseModel):
     reason: str | None = None
     ended_at: AwareDatetime | None = None
     proof: Proof | None = None
+    unheard: str | None = None  # says so when nobody had subscribed
     announced: bool = False  # the function has told the people who subscribed how it ended
 
 

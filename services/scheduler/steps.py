@@ -70,7 +70,8 @@ async def _ask(backups: Backups, claim: Claim) -> Waiting | Ended:
 
 def _judge(backup: Backup, claim: Claim) -> Waiting | Ended:
     if backup.state in SUCCEEDED:
-        why = plain(backup.reason or "")  # that its proof was not finished, say, which the function announces
+        # That its proof was not finished, say, which the function announces; or that nobody hears what it announces.
+        why = plain(backup.reason or backup.unheard or "")
         return Ended("succeeded", backup.id, f"The backup is {backup.state}, but {why}" if why else None)
     if what := FAILED.get(backup.state):
         why = plain(backup.reason or "")

@@ -93,6 +93,12 @@ async def test_a_run_goes_from_its_request_to_its_end(one: OneRun) -> None:
         ({"state": "failed", "announced": True}, "failed", "The backup failed.", False),
         ({"state": "failed", "reason": "lost", "announced": True}, "failed", "The backup failed: lost", False),
         ({"state": "failed", "ended_at": "2026-11-22T02:00:00Z"}, "failed", "The backup failed.", True),
+        (
+            {"state": "proven", "unheard": "nobody was subscribed", "announced": True},
+            "succeeded",
+            "The backup is proven, but nobody was subscribed",
+            False,
+        ),
         ({"state": "suspect", "reason": "0 rows"}, "failed", "The backup is stored, but suspect: 0 rows", True),
         (
             {"state": "suspect", "reason": "0 rows", "announced": True},
