@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import logging
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
@@ -54,7 +55,7 @@ SHOW_FIRST = "?"  # what --apply without a digest stands for
 HELP = """Holdfast's backups: made, shown, proven, and had back.
 
 \b
-Two ways lead to them:
+Two ways lead to them; their options come after the command (list --api URL):
   --api URL                   through the gateway, signed with AWS credentials as
                               botocore finds them (AWS_PROFILE, AWS_ACCESS_KEY_ID...;
                               AWS_REGION). Set HOLDFAST_API_URL instead, if you like.
@@ -89,7 +90,7 @@ async def create(call: Call, label: str | None, tables: tuple[str, ...], *, wait
     async with call.api() as api:
         api.needed_for("create")
         wanted = valid(BackupIn, label=label, tables=list(tables) or None)
-        body = await api.post("backups", wanted.model_dump(exclude_none=True))
+        body = await api.post("backups", wanted.model_dump(exclude_none=True), key=str(uuid.uuid4()))
         backup = read(Backup, body)
         if wait:
             body, backup = await followed(call, api, f"backups/{backup.id}", Backup, lambda now: now.ended)

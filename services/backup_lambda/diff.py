@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from backup_lambda import backups, differing, snapshot, tables
-from backup_lambda.catalogue import Selection
+from backup_lambda.catalogue import Selection, Table
 from backup_lambda.differing import Now
 from backup_lambda.errors import NotComparable
 from backup_lambda.lease import Clock
 from backup_lambda.making import Means
 from backup_lambda.manifest import Manifest, TableEntry, object_name
-from backup_lambda.pages import Alone, Page
+from backup_lambda.pages import TOO_LARGE, Alone, Cursor, Page
 from backup_lambda.present import Enough
 from backup_lambda.schemas import Diff
 from backup_lambda.snapshot import Snapshot
@@ -56,31 +56,47 @@ async def page_with_now(means: Means, before: str, cursor: str | None) -> Diff:
 async def _all_with_now(told: Page, store: S3Store, old: Manifest, source: Snapshot, cursor: str | None) -> None:
     """Raises Enough when the connection must not be used any more, and NotComparable."""
     olds, asked = _by_stem(old.tables), _asked(old, None)
-    present = {object_name(table.schema, table.relation): table for table in source.tables}
-    for stem, start in told.walk(sorted(olds | present), cursor):
+    tables_now = {object_name(table.schema, table.relation): table for table in source.tables}
+    present = {stem: table for stem, table in tables_now.items() if stem in olds or asked(table.name)}
+    stems = sorted(olds | present)
+    for stem, start in told.walk(stems, cursor):
         was, table = olds.get(stem), present.get(stem)
-        if table is None and was:
-            told.alone(was, _reason(source.not_backed_up, was.name, NOW), removed=True)
-        if table is None or not asked(table.name):
-            continue
-        try:
-            async with asyncio.timeout_at(told.copies_until):
-                counted = await source.count(differing.written_as(table, was))
+        if table is None:
             if was:
-                stored = StoredTable.of(store, old, was)
-                await differing.stored_and_present(told, stored, Now(source, counted.table, counted.rows), start)
+                told.alone(was, _reason(source.not_backed_up, was.name, NOW), removed=True)
+            continue
+        at = start
+        try:
+            at, now = await _counted(told, source, differing.written_as(table, was), start)
+            if was:
+                await differing.stored_and_present(told, StoredTable.of(store, old, was), now, at)
             else:
-                entry = Alone(table.name, counted.rows)
+                entry = Alone(table.name, now.rows)
                 told.alone(entry, _reason(old.not_backed_up, table.name, old.id), removed=False)
         except (TimeoutError, Enough) as error:
-            if not told.begun:
-                raise NotComparable(
-                    f"{table.name} is too large to be read while you wait. Make a backup, and compare with that one."
-                ) from error
-            told.go_on(start)
+            behind = next((each for each in stems if each > stem), None)
+            if told.begun or at is not start:  # the next page has more time for it
+                told.go_on(at)
+            elif cursor is None and behind is None:
+                raise NotComparable(f"{table.name} is {TOO_LARGE}.") from error
+            else:
+                told.too_large(table.name, was.rows if was else None, at.rows)
+                if behind:
+                    told.go_on(Cursor(table=behind))
             raise Enough from error
     if told.copies_until < 0:
         raise Enough
+
+
+async def _counted(told: Page, source: Snapshot, table: Table, start: Cursor) -> tuple[Cursor, Now]:
+    """The table with the columns as text that need it, once for all its pages. Raises TimeoutError."""
+    if start.rows is not None:
+        return start, Now(source, table.with_text(dict.fromkeys(start.as_text, True)), start.rows)
+    async with asyncio.timeout_at(told.copies_until):
+        counted = await source.count(table)
+    as_text = [column["name"] for column in counted.table.catalogue["columns"] if column["written_as"] == "text"]
+    at = start.model_copy(update={"rows": counted.rows, "as_text": as_text})
+    return at, Now(source, counted.table, counted.rows)
 
 
 def _by_stem(entries: Sequence[TableEntry]) -> dict[str, TableEntry]:

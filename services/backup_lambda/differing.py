@@ -126,7 +126,7 @@ async def _walk(
         goes_on = await merge.ordered(before, after, told, None if end is None else order.position(end))
     key = end if goes_on is None else goes_on
     if key is not None:
-        page.go_on(Cursor(table=start.table, key=key))
+        page.go_on(start.model_copy(update={"key": key}))
 
 
 def _taken(
@@ -160,7 +160,7 @@ async def _all(page: Page, side: StoredTable, left: Sequence[Block]) -> list[byt
 def _compare_at_once(page: Page, told: Told, start: Cursor, before: list[bytes], after: list[bytes]) -> None:
     skip = merge.unordered(before, after, told, start.skip)
     if skip is not None:
-        page.go_on(Cursor(table=start.table, skip=skip))
+        page.go_on(start.model_copy(update={"skip": skip}))
 
 
 def _rows(those: Sequence[bytes]) -> list[bytes]:

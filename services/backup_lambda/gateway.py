@@ -36,6 +36,8 @@ CONNECT_SECONDS = 5.0
 IN_PROCESS = "http://bucket"  # names nothing: requests to it never leave the process
 _ASK_AGAIN = {408, 425, 429}  # and all from 500
 _MISUSED = {400, 422}
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_MAYBE_BEGUN = "It may have been begun all the same: look with `list` or `show` before you ask again."
 _SIGNED_HEADERS = ("host", "content-type", "prefer")
 
 
@@ -78,9 +80,10 @@ class Api:
         """Raises ApiError."""
         return await self._ask("GET", path)
 
-    async def post(self, path: str, body: dict[str, Any] | None = None) -> bytes:
-        """Raises ApiError."""
-        return await self._ask("POST", path, json=body or {})
+    async def post(self, path: str, body: dict[str, Any] | None = None, *, key: str | None = None) -> bytes:
+        """With an Idempotency-Key, however often it arrives, it is done once. Raises ApiError."""
+        headers = {"Idempotency-Key": key} if key else None
+        return await self._ask("POST", path, json=body or {}, headers=headers)
 
     async def delete(self, path: str) -> bytes:
         """Raises ApiError."""
@@ -90,21 +93,28 @@ class Api:
         try:
             response = await self._http.request(method, path, **parts)
         except httpx.RequestError as error:
-            raise ApiAway(
-                f"The backup API at {self._http.base_url} does not answer ({type(error).__name__})."
-                " What only reads works without it: --bucket NAME --key FINGERPRINT."
-            ) from error
+            said = f"The backup API at {self._http.base_url} does not answer ({type(error).__name__})."
+            if method == "GET":
+                said += " What only reads works without it: --bucket NAME --key FINGERPRINT."
+            elif not isinstance(error, _NEVER_SENT):
+                said += f" {_MAYBE_BEGUN}"
+            raise ApiAway(said) from error
         except httpx.InvalidURL as error:
             raise ApiMisused(str(error)) from error
         if response.is_success:
             return response.content
-        raise _failure(response)
+        failure = _failure(response)
+        if method != "GET" and isinstance(failure, ApiAway) and response.status_code >= 500:
+            raise ApiAway(f"{failure}\n{_MAYBE_BEGUN}")
+        raise failure
 
 
 def _failure(response: httpx.Response) -> ApiError:
     status = response.status_code
+    away = status >= 500 or status in _ASK_AGAIN
     try:
         problem = Problem.model_validate_json(response.content)
+        away = away and problem.type != f"/problems/{BackupUnreadable.type}"
         said = problem.detail
         if problem.title != said:
             said = f"{problem.title.removesuffix('.')}: {said}" if said else problem.title
@@ -114,7 +124,7 @@ def _failure(response: httpx.Response) -> ApiError:
         said = f"the API answered {status}"
         if status == 403:
             said += ": these AWS credentials may not do that, or were not understood"
-    if status >= 500 or status in _ASK_AGAIN:
+    if away:
         return ApiAway(said)
     return ApiMisused(said) if status in _MISUSED else ApiRefused(said)
 

@@ -194,4 +194,11 @@ def _parsed(name: str, body: bytes, kind: type[Read]) -> Read:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise BackupUnreadable(f"{name} is not one that this release reads") from error
+        raise unreadable(name, error) from error
+
+
+def unreadable(name: str, error: ValidationError) -> BackupUnreadable:
+    """It names the format of what a later release wrote."""
+    found = next((each["input"] for each in error.errors(include_url=False) if each["loc"] == ("format",)), None)
+    told = f": its format is {found}" if isinstance(found, int) else ""
+    return BackupUnreadable(f"{name} is not one that this release reads{told}")

@@ -20,15 +20,22 @@ MOST_CHANGES = 1000
 MOST_READ_BYTES = 16 * 1024 * 1024  # of the bucket: compressed, some 50 MiB of rows
 PAGE_SECONDS = 12  # to find what differs; the gateway waits for 29
 
+TOO_LARGE = "too large to be read while you wait: make a backup, and compare with that one"
+
 
 class Cursor(BaseModel):
-    """Where a page begins: at a table, by the name of its objects, and there at a key, or behind so many changes."""
+    """Where a page begins: at a table, by the name of its objects, and there at a key, or behind so many changes.
+
+    What a page counted of a table that is still there, the pages behind it need not count.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     table: str
     key: list[Any] | None = None
     skip: int = Field(default=0, ge=0)
+    rows: int | None = Field(default=None, ge=0)
+    as_text: list[str] = []  # the columns that are written so
 
     def text(self) -> str:
         return base64.urlsafe_b64encode(self.model_dump_json(exclude_defaults=True).encode()).decode().rstrip("=")
@@ -96,6 +103,12 @@ class Page:
             added=0 if removed else rows,
         )
         self.diff.tables.append(told)
+
+    def too_large(self, name: str, before: int | None, after: int | None) -> None:
+        """Of a table that could not be read; `after` is None, too, where it could not be counted."""
+        self.diff.tables.append(
+            TableDiff(name=name, rows_before=before, rows_after=after, blocks_differ=0, blocks=0, comparable=TOO_LARGE)
+        )
 
     def summed(self) -> Diff:
         for name in ("added", "removed", "changed"):

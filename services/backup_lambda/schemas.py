@@ -321,7 +321,7 @@ class TableDiff(BaseModel):
     """
 
     name: str
-    rows_before: int | None  # null where the table is not there
+    rows_before: int | None  # null where the table is not there, or was too large to be counted
     rows_after: int | None
     blocks_differ: int
     blocks: int

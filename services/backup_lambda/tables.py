@@ -18,7 +18,6 @@ from backup_lambda.blocks import Block
 from backup_lambda.errors import (
     BackupExpired,
     BackupNotFound,
-    BackupUnreadable,
     BlockDamaged,
     NotYet,
     ObjectChanged,
@@ -53,7 +52,7 @@ async def stored_manifest(store: S3Store, backup_id: str) -> Manifest:
     try:
         return Manifest.model_validate_json((await store.get(f"{folder(backup_id)}manifest.json")).body)
     except ValidationError as error:
-        raise BackupUnreadable(f"the manifest of {backup_id} is not one that this release reads") from error
+        raise objects.unreadable(f"the manifest of {backup_id}", error) from error
 
 
 class Index:

@@ -172,7 +172,7 @@ def differences(terminal: Terminal, found: Diff) -> None:
 
 
 def _shape(terminal: Terminal, table: TableDiff) -> None:
-    if table.rows_before is None or table.rows_after is None:
+    if table.added + table.removed and (table.rows_before is None or table.rows_after is None):
         only = "after" if table.rows_before is None else "before"
         terminal.print(f"{table.name} is there only {only}, with {table.rows_before or table.rows_after or 0:,} rows")
     for what, columns in (("added", table.columns_added), ("removed", table.columns_removed)):

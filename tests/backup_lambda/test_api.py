@@ -396,12 +396,12 @@ async def test_a_backup_that_cannot_be_read_does_not_hide_the_others(api: httpx.
     items = (await api.get("/backups")).json()["items"]
     assert {item["id"]: (item["state"], item["reason"]) for item in items} == {
         whole: ("queued", None),
-        newer: ("failed", "unreadable: manifest.json is not one that this release reads"),
+        newer: ("failed", "unreadable: manifest.json is not one that this release reads: its format is 2"),
         headless: ("failed", "unreadable: request.json is missing"),
         bodiless: ("failed", "unreadable: request.json is missing"),
     }
     problem = assert_problem(await api.get(f"/backups/{newer}"), 500, "backup-unreadable")
-    assert problem["detail"] == "manifest.json is not one that this release reads"
+    assert problem["detail"] == "manifest.json is not one that this release reads: its format is 2"
 
 
 async def test_a_key_that_two_requests_write_at_once_may_be_sent_again(api: httpx.AsyncClient, world: World) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -281,6 +282,48 @@ async def test_an_api_that_is_away_is_told(call: Run, url: str, monkeypatch: pyt
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     unsigned = await call("list", "--api", url, AWS_DEFAULT_REGION="")
     assert (unsigned.code, unsigned.said) == (2, "no AWS region is set: set AWS_REGION\n")
+
+
+async def test_what_may_have_been_begun_is_said(call: Run) -> None:
+    """By a gateway that gives up, and by one that breaks off; and each command has its own key."""
+    keys, answers = list[str | None](), [b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 2\r\n\r\n{}", b""]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
+        await reader.readexactly(int(length[1]) if length else 0)
+        found = re.search(r"idempotency-key: (\S+)", head, re.IGNORECASE)
+        keys.append(found[1] if found else None)
+        writer.write(answers[len(keys) % 2])
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        at = ["--api", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"]
+        restore = ["restore", "20260101T000000Z-00000000", "--database", "spare"]
+        for command, times in ((["create"], 2), (restore, 2), (["prove", "20260101T000000Z-00000000"], 1)):
+            for _ in range(times):
+                failed = await call(*command, *at)
+                assert (failed.code, failed.out) == (1, "")
+                assert "It may have been begun all the same: look with `list` or `show`" in failed.said
+                assert "What only reads" not in failed.said
+        assert "begun" not in (await call("list", *at)).said
+    assert len({*keys[:4]} - {None}) == 4
+    assert keys[4:] == [None, None]
+
+
+async def test_a_backup_of_a_later_release_is_told_at_once(url: str, call: Run, world: World) -> None:
+    backup_id = await world.wish()
+    await world.write(f"backups/{backup_id}/manifest.json", {"format": 2})
+    for command in (["show", backup_id], ["prove", backup_id, "--wait"]):
+        shown = await call(*command, "--api", url)
+        assert (shown.code, shown.out) == (1, "")
+        assert shown.said.endswith("manifest.json is not one that this release reads: its format is 2\n")
+
+
+def test_help_says_where_the_options_go(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"], {}) == 0
+    assert "their options come after the command" in capsys.readouterr().out
 
 
 async def test_a_proof_that_finds_something_is_not_well(

@@ -10,9 +10,13 @@ import pytest
 
 from backup_lambda import diff
 from backup_lambda.app import create_app
+from backup_lambda.catalogue import Table
 from backup_lambda.errors import InvalidRequest, NotComparable
 from backup_lambda.functions import answer_of, answered
+from backup_lambda.pages import Cursor
+from backup_lambda.present import Enough, Present
 from backup_lambda.schemas import Diff
+from backup_lambda.snapshot import Counted, Snapshot
 from backup_lambda.tasks import DiffTask, Question
 from backup_lambda.worker import Worker
 from tests.backup_lambda.keyed import Tables, expected, small_blocks
@@ -272,8 +276,67 @@ async def test_a_table_that_takes_too_long_is_refused(
     await owner.execute("create table notes.x (id int primary key); insert into notes.x values (1)")
     before = await backed_up(world, storing)
     monkeypatch.setattr("backup_lambda.diff.COPY_SECONDS", 0)
-    with pytest.raises(NotComparable, match=r"notes\.x is too large .* Make a backup"):
+    with pytest.raises(NotComparable, match=r"notes\.x is too large .* make a backup"):
         await diff.page_with_now(storing.means, before, None)
+
+
+async def test_what_takes_too_long_does_not_hide_the_tables_behind_it(
+    world: World, storing: Worker, owner: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("x", "y", "z"):
+        await owner.execute(f"create table notes.{name} (id int primary key); insert into notes.{name} values (1)")  # noqa: S608  # our own
+    before = await backed_up(world, storing)
+    await owner.execute("create table notes.new (id int primary key); insert into notes.y values (2)")
+
+    async def walked(*slow: int) -> list[tuple[str, bool]]:
+        """The tables told, and whether each was too large, where these pages have no time."""
+        seen = 0
+
+        async def page(cursor: str | None) -> Diff:
+            nonlocal seen
+            seen += 1
+            monkeypatch.setattr("backup_lambda.diff.COPY_SECONDS", 0 if seen in slow else 60)
+            return await diff.page_with_now(storing.means, before, cursor)
+
+        told = [table for each in await all_pages(page) for table in each.tables]
+        large = [table for table in told if "make a backup" in str(table.comparable)]
+        assert {table.rows_after for table in large} <= {None}
+        return [(table.name, table in large) for table in told]
+
+    new, x, y, z = "notes.new", "notes.x", "notes.y", "notes.z"
+    assert await walked() == [(new, False), (y, False)]
+    assert await walked(1) == [(new, True), (y, False)]
+    assert await walked(1, 2, 3, 4) == [(new, True), (x, True), (y, True), (z, True)]
+
+
+async def test_what_was_counted_is_not_counted_again(
+    world: World, storing: Worker, owner: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the pages behind, of which the first has all its time for the rows."""
+    await owner.execute("create table notes.x (id int primary key, tags int[]); insert into notes.x values (1)")
+    before = await backed_up(world, storing)
+    await owner.execute("update notes.x set tags = '[0:0]={1}'")
+    counts, count = list[str](), Snapshot.count
+
+    async def counted(source: Snapshot, table: Table) -> Counted:
+        counts.append(table.name)
+        return await count(source, table)
+
+    monkeypatch.setattr(Snapshot, "count", counted)
+    start = Cursor(table="notes.x", rows=7, as_text=["tags"]).text()
+    [table] = (await diff.page_with_now(storing.means, before, start)).tables
+    assert (table.rows_after, table.columns_added, counts) == (7, ["tags (written as text)"], [])
+    with monkeypatch.context() as patched:
+
+        async def no_time_left(*_: object) -> None:
+            raise Enough
+
+        patched.setattr(Present, "read", no_time_left)
+        first = await diff.page_with_now(storing.means, before, None)
+    assert (first.tables, counts) == ([], ["notes.x"])
+    assert first.next
+    [table] = (await diff.page_with_now(storing.means, before, first.next.rpartition("/")[2])).tables
+    assert (table.rows_after, table.columns_added, counts) == (1, ["tags (written as text)"], ["notes.x"])
 
 
 async def test_an_answer_stays_small(world: World, storing: Worker, owner: Connection) -> None:

@@ -228,7 +228,7 @@ async def test_what_is_at_work_or_cannot_be_read_is_kept_and_says_why(world: Wor
     assert {each.backup_id: each.reasons for each in plan.items if each.action == "keep"} == {
         newest: ["the newest proven one"],
         running: ["it is running"],
-        unreadable: ["it cannot be judged: manifest.json is not one that this release reads"],
+        unreadable: ["it cannot be judged: manifest.json is not one that this release reads: its format is 2"],
         torn: ["it cannot be judged: it was stored once, and its manifest is missing"],
         restored: [f"{restore_id} restores it"],
         proving: ["a worker is busy with it, or due"],

@@ -312,7 +312,7 @@ async def test_what_we_did_not_sign_is_not_restored(
     await put(world, f"{folder(backup_id)}manifest.json", manifest.replace(b'"format": 1', b'"format": 2'))
     assert await worker.restore(RestoreTask(restore_id=restore_id), a_long_time) == "failed"
     shown = await restores.show(world.store, restore_id, utc_now)
-    assert shown.reason == "manifest.json is not one that this release reads"
+    assert shown.reason == "manifest.json is not one that this release reads: its format is 2"
     await put(world, f"{folder(backup_id)}manifest.json", manifest)
 
     def unknown(values: dict[str, Any]) -> None:
