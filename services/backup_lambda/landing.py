@@ -28,6 +28,11 @@ left join pg_amop p on m.amname = 'btree' and p.amopfamily = c.opcfamily and p.a
 left join pg_operator o on o.oid = p.amopopr left join pg_namespace n on n.oid = o.oprnamespace
 where i.indrelid = $1::text::regclass and i.indisprimary order by k.position
 """
+COMPOSITE = """
+select attname as name from pg_attribute a join pg_type t on t.oid = atttypid left join pg_type e on e.oid = t.typelem
+where attrelid = $1::text::regclass and attnum > 0 and not attisdropped and 'c' in (t.typtype, e.typtype)
+order by attnum
+"""
 BEHIND = """
 select case when seqincrement > 0 and highest <= seqmax
               and (highest > last_value or highest = last_value and not is_called) then highest
@@ -37,6 +42,9 @@ from pg_sequence, {sequence} as now,
     (select max({column})::int8 as highest, min({column})::int8 as lowest from {source}) as those
 where seqrelid = $1::text::regclass
 """
+
+
+COUNTING = ("smallint", "integer", "bigint", "numeric")  # types of columns that sequences number
 
 
 @dataclass(frozen=True)
@@ -78,13 +86,17 @@ class Landing:
         told.added, told.left = found["added"], found["differing"]
         told.same = found["all"] - told.added - told.left
         told.changes = [self._change(each) for each in await connection.fetch(self._changes)]
+        for each in await connection.fetch(COMPOSITE, qualified(self.table.schema, self.table.relation)):
+            told.drift.append(
+                f"column {each['name']} is of a composite type: its parts were matched by their names of now"
+            )
 
     async def write(self, connection: Connection, told: TableRestored, *, overwrite: bool) -> None:
         """Raises RestoreRefused where a trigger or a rule lets through fewer rows than there are."""
         table = qualified(self.table.schema, self.table.relation)
         written = 0
-        if overwrite and told.left:
-            values = ", ".join(f"{quoted(name)} = s.{quoted(name)}" for name in self._others)
+        if overwrite and told.left and self._settable:
+            values = ", ".join(f"{quoted(name)} = s.{quoted(name)}" for name in self._settable)
             tag = await connection.execute(f"""
                 update {self.source} as l set {values} from {self.name} as s
                 where {self._same_key} and ({self._differs})
@@ -106,23 +118,31 @@ class Landing:
             )
 
     async def look_again(self, connection: Connection, told: TableRestored) -> None:
-        """What triggers made of the rows that were written."""
+        """How many of the rows that were written are not what they were to be."""
         query = f"select count(*) {self._side_by_side} where {self._absent} or {self._differs}"  # quoted
         others: int = await connection.fetchval(query) - told.left
         if others > 0:
+            told.altered = others
             told.drift.append(
-                f"{others:,} of the rows that were written are not as in the backup: triggers changed them"
+                f"{others:,} of the rows that were written are not as in the backup: triggers changed them, or they"
+                " have an identity that nobody may set"
             )
 
-    async def move_sequences(self, connection: Connection) -> None:
+    async def move_sequences(self, connection: Connection, told: TableRestored) -> None:
         """Forward, where the next value would be taken. The tables are locked, so that nobody else takes one now.
+
+        Those that cannot be understood are named.
 
         No rollback takes that back: all else is done by then.
         """
         table = qualified(self.table.schema, self.table.relation)
+        columns = {column["name"]: column for column in self.table.catalogue["columns"]}
         for name in self.columns:
             sequence = await connection.fetchval("select pg_get_serial_sequence($1, $2)", table, name)
-            if sequence is None:
+            counts = columns[name]["type"].partition("(")[0] in COUNTING
+            if "nextval(" in (columns[name]["default"] or "") and not (sequence and counts):
+                told.drift.append(f"the sequence in the default of column {name} was not moved: look where it stands")
+            if sequence is None or not counts:
                 continue
             query = BEHIND.format(sequence=sequence, column=quoted(name), source=self.source)
             if (value := await connection.fetchval(query, sequence)) is not None:
@@ -142,10 +162,15 @@ class Landing:
 
     @property
     def _others(self) -> list[str]:
-        """What may be overwritten: neither the key, nor what PostgreSQL lets nobody set but in a new row."""
+        """All but the key."""
         keys = {name for name, _ in self.key}
+        return [name for name in self.columns if name not in keys]
+
+    @property
+    def _settable(self) -> list[str]:
+        """Those that may be overwritten: PostgreSQL lets nobody set some identities but in a new row."""
         fixed = {column["name"] for column in self.table.catalogue["columns"] if column["identity"] == "a"}
-        return [name for name in self.columns if name not in keys | fixed]
+        return [name for name in self._others if name not in fixed]
 
     @property
     def _differs(self) -> str:

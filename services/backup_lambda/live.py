@@ -28,6 +28,7 @@ from backup_lambda.stored import StoredRows
 
 ENDS_WITHIN_SECONDS = 8  # a transaction whose worker is gone; then its connection is ended
 LOOK_AGAIN_SECONDS = 0.2
+MOST_CHANGES_BYTES = 1_000_000  # that are shown, of all tables
 SYSTEM = "select system_identifier::text from pg_control_system()"
 END_IT = """
 select pg_terminate_backend(pid, 5000) from pg_stat_activity
@@ -70,7 +71,7 @@ async def restore(
     progress.stage, progress.passes = "checking", 1
     chosen = restores.chosen(manifest, wanted)
     async with _connected(url) as connection:
-        await connection.execute("begin")
+        await connection.execute("begin isolation level read committed, read write")
         targets = await _targets(connection, store, manifest, chosen, skip_damaged=wanted.skip_damaged)
         progress.total_rows = sum(target.told.rows for target in targets)
         progress.stage = "restoring"
@@ -82,7 +83,7 @@ async def restore(
             await connection.execute("rollback")
             return restored
         for target in targets:
-            await target.landing.move_sequences(connection)
+            await target.landing.move_sequences(connection, target.told)
         if before_commit:
             await before_commit(restored, await _transaction(connection))
         await connection.execute("commit")
@@ -97,7 +98,10 @@ async def committed(url: str, transaction: Transaction) -> bool:
         time = asyncio.get_running_loop().time
         began, ended = time(), False
         while True:
-            status = await connection.fetchval("select pg_xact_status($1::text::xid8)", transaction.xid)
+            try:
+                status = await connection.fetchval("select pg_xact_status($1::text::xid8)", transaction.xid)
+            except asyncpg.InvalidParameterValueError:  # it is yet to come: PostgreSQL crashed, and forgot ours
+                return False
             if status in ("committed", "aborted"):
                 return bool(status == "committed")
             if status is None:
@@ -112,6 +116,9 @@ async def committed(url: str, transaction: Transaction) -> bool:
 
 async def _transaction(connection: Connection) -> Transaction:
     xid = await connection.fetchval("select pg_current_xact_id()::text")
+    # On its disk, before anybody relies on it: PostgreSQL that crashed would give it to another transaction. A message
+    # within the transaction (true) would not be flushed.
+    await connection.execute("select pg_logical_emit_message(false, 'holdfast', '', true)")
     return Transaction(xid=xid, system_identifier=await connection.fetchval(SYSTEM))
 
 
@@ -213,7 +220,7 @@ async def _write(connection: Connection, targets: Sequence[_Target], on_conflict
         raise RowsDiffer(
             f"rows are there with other values: {named}. Nothing was restored. Look at them, and say in `on_conflict`"
             " whether to `skip` or to `overwrite` them",
-            [target.told for target in targets],
+            _told(targets),
         )
     await connection.execute("set constraints all deferred")
     for target in targets:
@@ -223,10 +230,26 @@ async def _write(connection: Connection, targets: Sequence[_Target], on_conflict
         await target.landing.look_again(connection, target.told)
 
 
+def _told(targets: Sequence[_Target]) -> list[TableRestored]:
+    """By name, with as many changes as an answer has room for."""
+    tables, room = sorted((target.told for target in targets), key=lambda told: told.name), MOST_CHANGES_BYTES
+    for each in tables:
+        for shown, change in enumerate(each.changes):
+            room -= len(change.model_dump_json())
+            if room < 0:
+                del each.changes[shown:]
+                break
+    return tables
+
+
 def _restored(targets: Sequence[_Target]) -> Restored:
-    tables = sorted((target.told for target in targets), key=lambda told: told.name)
+    tables = _told(targets)
     damaged = ", ".join(each.name for each in tables if each.damaged)
-    reason = f"NOT complete: some rows of {damaged} are damaged in the backup, and were left out" if damaged else None
+    altered = ", ".join(each.name for each in tables if each.altered)
+    reasons = [f"some rows of {damaged} are damaged in the backup, and were left out"] if damaged else []
+    if altered:
+        reasons.append(f"some rows of {altered} are not as in the backup, though they were written: `drift` says why")
+    reason = f"NOT complete: {'; '.join(reasons)}" if reasons else None
     return Restored(tables=tables, rows=restores.counted(tables), reason=reason)
 
 
@@ -266,7 +289,9 @@ _VIOLATED: dict[type[asyncpg.PostgresError], str] = {
 
 def _in_words(error: asyncpg.PostgresError) -> str:
     """Tables, columns and constraints are named, and no value."""
-    state = error.sqlstate or ""
+    state, within = error.sqlstate or "", _said(error, "context") or ""
+    if "RAISE" in within:  # whoever wrote it chose state, table and words
+        return f"PostgreSQL: a function raised an error ({state})"
     table = ".".join(name for name in (_said(error, "schema_name"), _said(error, "table_name")) if name)
     if state[:2] == "23" and table:
         what = _VIOLATED.get(type(error), type(error).__name__)
@@ -281,9 +306,11 @@ def _in_words(error: asyncpg.PostgresError) -> str:
         hint = ": a value of the backup is none of its column's type, as that is now"
     elif state == "42501" and "temporary" in snapshot.message_of(error):
         hint = "; the role of restores needs TEMPORARY on the database"
-    elif state in scratch.UNKNOWN_OBJECTS and "function" in (_said(error, "context") or ""):
+    elif state in scratch.UNKNOWN_OBJECTS and "function" in within:
         hint = ": a trigger's function names it without its schema; set search_path on that function"
-    return f"PostgreSQL: {snapshot.message_of(error)}{hint}"
+    # What a function says may be made of a row.
+    said = f"{type(error).__name__} ({state}) in a function" if within else snapshot.message_of(error)
+    return f"PostgreSQL: {said}{hint}"
 
 
 def _said(

@@ -225,6 +225,7 @@ class RestoreIn(_In):
     into the live database, in one transaction. `on_conflict` says what becomes of a row whose key is there with other
     values: nothing at all is restored, that row is left, or it is overwritten. A row that is the same is left, always;
     and rows that only the live database has stay. `dry_run` does all of it, takes it back, and says what was changed.
+    Only values that triggers take from sequences are not given back.
 
     `because` is the reason for which a backup is restored that is not proven. `skip_damaged` leaves out blocks of rows
     that are not what was stored, and names them.
@@ -268,7 +269,8 @@ class Change(BaseModel):
 class TableRestored(BaseModel):
     """What became of a table's rows; `changes` are the first 100.
 
-    `added` were not there, `changed` were overwritten, `left` had other values and were left, `same` were equal.
+    `added` were not there, `changed` were overwritten, `left` had other values and were left, `same` were equal;
+    `altered` counts those that were written, and are not as in the backup all the same.
     """
 
     name: str
@@ -277,6 +279,7 @@ class TableRestored(BaseModel):
     changed: int = 0
     left: int = 0
     same: int = 0
+    altered: int = 0
     changes: list[Change] = []
     drift: list[str] = []  # how the table differs from the backup's, and what was made of it
     damaged: list[str] = []  # blocks that were left out, each in words

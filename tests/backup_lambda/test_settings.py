@@ -35,6 +35,8 @@ def test_every_setting_of_the_worker_can_be_given() -> None:
         "HOLDFAST_SUSPECT_FALL_PERCENT": "20",
         "HOLDFAST_OBJECT_LOCK_DAYS": "35",
         "HOLDFAST_FORMER_KEYS": f"{'a' * 64}, {'b' * 64}",
+        "HOLDFAST_CHANGED_PERCENT": "30",
+        "HOLDFAST_RESTORE_DATABASE_SECRET": "arn:aws:secretsmanager:eu-west-1:1:secret:live",
     }
     settings = WorkerSettings.from_env(WORKER | given)
     assert settings.include_tables == ("notes.*", "scheduler.schedules")
@@ -42,6 +44,7 @@ def test_every_setting_of_the_worker_can_be_given() -> None:
     assert (settings.prove, settings.reprove_after_days, settings.proof_room_bytes) == ("on_demand", 0, 5_000_000_000)
     assert (settings.suspect_fall_percent, settings.object_lock_days) == (20, 35)
     assert settings.former_keys == ("a" * 64, "b" * 64)
+    assert (settings.changed_percent, str(settings.restore_database_secret)[-5:]) == (30, ":live")
     assert given.keys() | WORKER.keys() | {"HOLDFAST_SCHEMAS"} == {
         f"HOLDFAST_{name.upper()}" for name in WorkerSettings.model_fields
     }
@@ -50,6 +53,7 @@ def test_every_setting_of_the_worker_can_be_given() -> None:
 def test_what_is_empty_excludes_and_limits_nothing() -> None:
     """A template's parameter that nobody filled in arrives so."""
     empty = {"HOLDFAST_EXCLUDE_TABLES": "", "HOLDFAST_FORMER_KEYS": " ", "HOLDFAST_PROOF_ROOM_BYTES": ""}
+    empty |= {"HOLDFAST_RESTORE_DATABASE_SECRET": ""}
     assert WorkerSettings.from_env(WORKER | empty) == WorkerSettings.from_env(WORKER)
 
 
