@@ -33,17 +33,28 @@ select attname as name from pg_attribute a join pg_type t on t.oid = atttypid le
 where attrelid = $1::text::regclass and attnum > 0 and not attisdropped and 'c' in (t.typtype, e.typtype)
 order by attnum
 """
-BEHIND = """
-select case when seqincrement > 0 and highest <= seqmax
-              and (highest > last_value or highest = last_value and not is_called) then highest
-            when seqincrement < 0 and lowest >= seqmin
-              and (lowest < last_value or lowest = last_value and not is_called) then lowest end
-from pg_sequence, {sequence} as now,
-    (select max({column})::int8 as highest, min({column})::int8 as lowest from {source}) as those
-where seqrelid = $1::text::regclass
+# Those that belong to a column, and those that its default takes values of.
+SEQUENCES = """
+with columns as (
+    select attrelid, attnum from pg_attribute where attrelid = $1::text::regclass and attname = $2
+), found as (
+    select objid as id from columns join pg_depend on refclassid = 'pg_class'::regclass and refobjid = attrelid
+        and refobjsubid = attnum and classid = 'pg_class'::regclass and deptype in ('a', 'i')
+    union
+    select refobjid from columns join pg_attrdef as d on adrelid = attrelid and adnum = attnum
+        join pg_depend on classid = 'pg_attrdef'::regclass and objid = d.oid and refclassid = 'pg_class'::regclass
+)
+select id, id::regclass::text as name, has_sequence_privilege(id, 'update') as movable,
+    has_sequence_privilege(id, 'select') and has_schema_privilege(relnamespace, 'usage') as readable
+from found join pg_class on oid = id where relkind = 'S' order by name
 """
-
-
+# As far as the values of a column have come, of those that its sequence can reach.
+FURTHEST = """
+select seqincrement > 0 as rises, case when seqincrement > 0
+    then (select max({column}) from {source} where {column} between seqmin and seqmax)
+    else (select min({column}) from {source} where {column} between seqmin and seqmax) end::int8 as value
+from pg_sequence where seqrelid = $1
+"""
 COUNTING = ("smallint", "integer", "bigint", "numeric")  # types of columns that sequences number
 
 
@@ -95,13 +106,8 @@ class Landing:
         """Raises RestoreRefused where a trigger or a rule lets through fewer rows than there are."""
         table = qualified(self.table.schema, self.table.relation)
         written = 0
-        if overwrite and told.left and self._settable:
-            values = ", ".join(f"{quoted(name)} = s.{quoted(name)}" for name in self._settable)
-            tag = await connection.execute(f"""
-                update {self.source} as l set {values} from {self.name} as s
-                where {self._same_key} and ({self._differs})
-            """)  # noqa: S608  # quoted
-            told.changed, told.left, written = told.left, 0, _count(tag)
+        if overwrite and told.left:
+            written = await self._overwrite(connection, told)
         if told.added:
             columns = ", ".join(map(quoted, self.columns))
             values = ", ".join(f"s.{quoted(name)}" for name in self.columns)
@@ -117,6 +123,25 @@ class Landing:
                 " or a rule lets no more through. Nothing was restored"
             )
 
+    async def _overwrite(self, connection: Connection, told: TableRestored) -> int:
+        """How many rows PostgreSQL says that it updated. Those that differ in what nobody may set stay in `left`."""
+        differs = _any_differs(self._settable)
+        query = f"select count(*) {self._side_by_side} where not ({self._absent}) and ({differs})"  # quoted
+        told.changed = await connection.fetchval(query)
+        told.left -= told.changed
+        if told.left:
+            fixed = ", ".join(name for name in self._others if name not in self._settable)
+            told.drift.append(
+                f"{told.left:,} rows differ only in what nobody may set, and were left as they are: {fixed}"
+            )
+        if not told.changed:
+            return 0
+        values = ", ".join(f"{quoted(name)} = s.{quoted(name)}" for name in self._settable)
+        tag = await connection.execute(f"""
+            update {self.source} as l set {values} from {self.name} as s where {self._same_key} and ({differs})
+        """)  # noqa: S608  # quoted
+        return _count(tag)
+
     async def look_again(self, connection: Connection, told: TableRestored) -> None:
         """How many of the rows that were written are not what they were to be."""
         query = f"select count(*) {self._side_by_side} where {self._absent} or {self._differs}"  # quoted
@@ -129,24 +154,36 @@ class Landing:
             )
 
     async def move_sequences(self, connection: Connection, told: TableRestored) -> None:
-        """Forward, where the next value would be taken. The tables are locked, so that nobody else takes one now.
+        """Forward, where the next value would be taken. The tables are locked, so that nobody inserts one now.
 
-        Those that cannot be understood are named.
+        Those that cannot be understood, or that the role may not move, are named.
 
         No rollback takes that back: all else is done by then.
         """
         table = qualified(self.table.schema, self.table.relation)
         columns = {column["name"]: column for column in self.table.catalogue["columns"]}
         for name in self.columns:
-            sequence = await connection.fetchval("select pg_get_serial_sequence($1, $2)", table, name)
             counts = columns[name]["type"].partition("(")[0] in COUNTING
-            if "nextval(" in (columns[name]["default"] or "") and not (sequence and counts):
-                told.drift.append(f"the sequence in the default of column {name} was not moved: look where it stands")
-            if sequence is None or not counts:
-                continue
-            query = BEHIND.format(sequence=sequence, column=quoted(name), source=self.source)
-            if (value := await connection.fetchval(query, sequence)) is not None:
-                await connection.execute("select setval($1::text::regclass, $2, true)", sequence, value)
+            found = await connection.fetch(SEQUENCES, table, name)
+            stay = [each["name"] for each in found if not (counts and await self._move(connection, name, each))]
+            if not found and "nextval(" in (columns[name]["default"] or ""):
+                stay = ["in its default"]
+            for which in stay:
+                told.drift.append(f"the sequence of column {name}, {which}, was not moved: look where it stands")
+
+    async def _move(self, connection: Connection, name: str, sequence: Any) -> bool:
+        """False where it may be behind the column, and the role cannot move it."""
+        if not sequence["readable"]:
+            return False
+        query = FURTHEST.format(column=quoted(name), source=self.source)
+        [(rises, value)] = await connection.fetch(query, sequence["id"])
+        # Others may take a value meanwhile, where a sequence is not this table's alone: it never goes back.
+        sign = "<" if rises else ">"
+        behind = f"from {sequence['name']} where last_value {sign} $1::int8 or last_value = $1 and not is_called"
+        if sequence["movable"]:
+            await connection.fetch(f"select setval($2::oid, $1, true) {behind}", value, sequence["id"])
+            return True
+        return not await connection.fetchval(f"select exists (select {behind})", value)
 
     @property
     def _side_by_side(self) -> str:
@@ -174,7 +211,7 @@ class Landing:
 
     @property
     def _differs(self) -> str:
-        return " or ".join(map(_differ, self._others)) or "false"
+        return _any_differs(self._others)
 
     @property
     def _changes(self) -> str:
@@ -208,6 +245,10 @@ async def of(connection: Connection, number: int, entry: TableEntry, live: Table
     found = await connection.fetch(KEY, qualified(live.schema, live.relation))
     key = [(each["name"], each["equals"]) for each in found]
     return Landing(f"pg_temp.{quoted(f'holdfast_{number}')}", live, columns, key)
+
+
+def _any_differs(names: Sequence[str]) -> str:
+    return " or ".join(map(_differ, names)) or "false"
 
 
 def _differ(name: str) -> str:

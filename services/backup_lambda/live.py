@@ -39,6 +39,11 @@ select distinct conrelid::regclass::text as child, confrelid::regclass::text as 
 where contype = 'f' and not condeferrable and conrelid <> confrelid
   and conrelid = any ($1::text[]::regclass[]) and confrelid = any ($1::text[]::regclass[])
 """
+CHILDREN = """
+select distinct n.nspname as schema, c.relname as relation
+from pg_constraint join pg_class c on c.oid = conrelid join pg_namespace n on n.oid = c.relnamespace
+where contype = 'f' and confrelid = $1::text::regclass order by schema, relation
+"""
 NAMES = "select name::regclass::text from unnest($1::text[]) with ordinality as t (name, n) order by n"
 BeforeCommit = Callable[[Restored, Transaction], Awaitable[None]]
 
@@ -78,6 +83,7 @@ async def restore(
         for target in targets:
             await _fetch(connection, target, progress)
         await _write(connection, targets, wanted.on_conflict)
+        await _name_children(connection, manifest, targets)
         restored = _restored(targets)
         if wanted.dry_run:
             await connection.execute("rollback")
@@ -228,6 +234,19 @@ async def _write(connection: Connection, targets: Sequence[_Target], on_conflict
     await connection.execute("set constraints all immediate")
     for target in targets:
         await target.landing.look_again(connection, target.told)
+
+
+async def _name_children(connection: Connection, manifest: Manifest, targets: Sequence[_Target]) -> None:
+    """Tables whose rows may have gone with those that came back, and that nobody asked for."""
+    asked = {target.entry.object for target in targets}
+    others = {entry.object: entry.name for entry in manifest.tables if entry.object not in asked}
+    for target in targets:
+        if not target.told.added:
+            continue
+        table = target.landing.table
+        for child in await connection.fetch(CHILDREN, qualified(table.schema, table.relation)):
+            if name := others.get(f"data/{object_name(child['schema'], child['relation'])}.json.gz"):
+                target.told.drift.append(f"{name} refers to it: its rows were not restored")
 
 
 def _told(targets: Sequence[_Target]) -> list[TableRestored]:
