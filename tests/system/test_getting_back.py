@@ -54,8 +54,10 @@ def test_a_note_that_was_deleted_for_good_is_found_and_had_back(stack: Stack) ->
 
         history = backups.get(f"rows/notes/{note['id']}/history")
         assert history.status_code == 200, history.text
-        states = [(each["backup_id"], each["row"]["title"]) for each in history.json()["items"]]
-        assert states == [(second, "found"), (first, "lost")]
+        states = [(each["backup_id"], (each["row"] or {}).get("title")) for each in history.json()["items"]]
+        # Backups from before it was written, of other tests, are a state of their own.
+        assert states[:2] == [(second, "found"), (first, "lost")]
+        assert [title for _, title in states[2:]] in ([], [None])
         row = backups.get(f"backups/{first}/tables/notes.notes/rows/{note['id']}").json()
         assert row["row"]["content"] == 'a\n"b"'
 
