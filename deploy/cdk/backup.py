@@ -29,7 +29,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from deploy.cdk import alarms, policies
-from deploy.cdk.parameters import Parameters
+from deploy.cdk.parameters import Parameters, short_name
 
 STAGE = "v1"
 ROUTES = (
@@ -339,6 +339,4 @@ class BackupStack(Stack):
         return iam.CfnManagedPolicy(self, name, policy_document=policies.document(*rights))
 
     def _allocate_logical_id(self, element: CfnElement) -> str:
-        """The names of this file without CDK's hash: people meet them in events, alarms and docs/rights.md."""
-        parts = (part.split(".")[0] for part in element.node.path.split("/")[1:])
-        return "".join(filter(str.isalnum, "".join(part for part in parts if part not in ("Default", "Resource"))))
+        return short_name(element)

@@ -1,15 +1,50 @@
-"""What a deployment of the backup stack says about itself: the template's parameters, and the conditions on them."""
+"""What a deployment of a stack says about itself: the template's parameters, and the conditions on them."""
 
 from typing import Any
 
-from aws_cdk import Acknowledgment, CfnCondition, CfnParameter, Fn, Stack, Validations
+from aws_cdk import Acknowledgment, CfnCondition, CfnElement, CfnParameter, Fn, Stack, Validations
 
 
-class Parameters:
+class _Parameters:
     """A value of each is a reference, which CloudFormation resolves. A condition is true or false of a deployment."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
+        require_tls = self._text(
+            "RequireTls",
+            "false only for an emulator of AWS that speaks plain HTTP",
+            allowed_values=["true", "false"],
+            default="true",
+        )
+        self.tls = CfnCondition(self._stack, "Tls", expression=Fn.condition_equals(require_tls, "true"))
+
+    def _text(self, name: str, description: str, **more: Any) -> str:
+        return CfnParameter(self._stack, name, description=description, **more).value_as_string
+
+    def _number(self, name: str, description: str, **more: Any) -> str:
+        return self._text(name, description, type="Number", **{"min_value": 0, **more})
+
+    def _is_not(self, name: str, value: str, other: str) -> CfnCondition:
+        return CfnCondition(self._stack, name, expression=Fn.condition_not(Fn.condition_equals(value, other)))
+
+
+class StorageParameters(_Parameters):
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.cors_origins = self._text(
+            "CorsOrigins",
+            "Origins whose pages may upload and download attachments, as https://app.example.org, separated by commas;"
+            " empty: none",
+            default="",
+        )
+        self.browsers_come = self._is_not("BrowsersCome", self.cors_origins, "")
+
+
+class Parameters(_Parameters):
+    """Of the backup stack."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
         Validations.of(stack).acknowledge(
             Acknowledgment(id="CloudFormation-Validate::W2509", reason="They are the secrets' names, not the secrets"),
             Acknowledgment(id="CloudFormation-Validate::F3017", reason="Without a KMS key nothing is told one"),
@@ -19,7 +54,6 @@ class Parameters:
         self._backups()
         self._proofs()
         self._restores()
-        self._emulated()
         self.of_retention = {
             "HOLDFAST_RETENTION": self._text(
                 "Retention",
@@ -126,20 +160,8 @@ class Parameters:
             ),
         }
 
-    def _emulated(self) -> None:
-        require_tls = self._text(
-            "RequireTls",
-            "false only for an emulator of AWS that speaks plain HTTP",
-            allowed_values=["true", "false"],
-            default="true",
-        )
-        self.tls = CfnCondition(self._stack, "Tls", expression=Fn.condition_equals(require_tls, "true"))
 
-    def _text(self, name: str, description: str, **more: Any) -> str:
-        return CfnParameter(self._stack, name, description=description, **more).value_as_string
-
-    def _number(self, name: str, description: str, **more: Any) -> str:
-        return self._text(name, description, type="Number", **{"min_value": 0, **more})
-
-    def _is_not(self, name: str, value: str, other: str) -> CfnCondition:
-        return CfnCondition(self._stack, name, expression=Fn.condition_not(Fn.condition_equals(value, other)))
+def short_name(element: CfnElement) -> str:
+    """The names in the code without CDK's hash: people meet them in events, alarms and docs/rights.md."""
+    parts = (part.split(".")[0] for part in element.node.path.split("/")[1:])
+    return "".join(filter(str.isalnum, "".join(part for part in parts if part not in ("Default", "Resource"))))

@@ -1,4 +1,4 @@
-"""Who may do what in the backup stack: every policy, written out by hand.
+"""Who may do what in the stacks: every policy, written out by hand.
 
 A statement has one purpose and a Sid that names it. A resource is named wherever it has a name; a wildcard stands
 for an id that is made later (`backups/*/...`, `GET/backups/*`) or has its reason beside it. docs/rights.md shows all
@@ -127,6 +127,23 @@ def ops(bucket_arn: str, methods: Mapping[str, str], encryption: Encryption) -> 
     ]
 
 
+def notes_api(bucket_arn: str, topic_arn: str) -> list[Statement]:
+    """A deleted object has a delete marker, and can be had back for as long as the bucket keeps former versions.
+
+    It signs what its clients upload and download, with these rights.
+    """
+    attachments = f"{bucket_arn}/attachments/*"
+    return [
+        _allow("StoreAttachments", "s3:PutObject", attachments),
+        _allow("ReadAttachments", "s3:GetObject", attachments),
+        # A download is of the version that was confirmed.
+        _allow("ReadConfirmedVersions", "s3:GetObjectVersion", attachments),
+        _allow("DeleteAttachments", "s3:DeleteObject", attachments),
+        _list_bucket(bucket_arn, "ListAttachments", "attachments/*"),
+        _allow("TellOfChanges", "sns:Publish", topic_arn),
+    ]
+
+
 def bucket(bucket_arn: str) -> dict[str, Any]:
     return document(_deny_plain_http("s3:*", bucket_arn, f"{bucket_arn}/*"))
 
@@ -143,6 +160,15 @@ def topic(topic_arn: str, tls: CfnCondition) -> dict[str, Any]:
     )
 
 
+def notes_topic(topic_arn: str, tls: CfnCondition) -> dict[str, Any]:
+    """Who publishes and subscribes is said by their own policies; SNS's default policy is replaced."""
+    elsewhere = {"StringNotEquals": {"aws:PrincipalAccount": Aws.ACCOUNT_ID}}
+    only_ours = {**_allow_all("OnlyThisAccount", ["sns:Publish", "sns:Subscribe"], topic_arn), "Effect": "Deny"}
+    return document(
+        _if(tls, _deny_plain_http("sns:Publish", topic_arn)), {**only_ours, "Principal": "*", "Condition": elsewhere}
+    )
+
+
 def dead_letters(queue_arn: str) -> dict[str, Any]:
     """The worker function's role may fill it by its own policy."""
     return document(_deny_plain_http("sqs:*", queue_arn))
@@ -156,10 +182,10 @@ def _allow_all(sid: str, actions: Sequence[str], resource: str) -> Statement:
     return {**_allow(sid, "", resource), "Action": _one_or_list(actions)}
 
 
-def _list_bucket(bucket_arn: str) -> Statement:
+def _list_bucket(bucket_arn: str, sid: str = "ListBackupsAndRestores", *prefixes: str) -> Statement:
     # Without this right S3 answers 403 instead of 404 for an object that is not there.
-    statement = _allow("ListBackupsAndRestores", "s3:ListBucket", bucket_arn)
-    return {**statement, "Condition": {"StringLike": {"s3:prefix": ["backups/*", "restores/*"]}}}
+    within = _one_or_list(prefixes or ("backups/*", "restores/*"))
+    return {**_allow(sid, "s3:ListBucket", bucket_arn), "Condition": {"StringLike": {"s3:prefix": within}}}
 
 
 def _sign(sid: str, key_arn: str) -> Statement:

@@ -1,6 +1,6 @@
-"""Write docs/rights.md, who may do what on AWS, from the committed template: `python -m deploy.cdk.rights`.
+"""Write docs/rights.md, who may do what on AWS, from the committed templates: `python -m deploy.cdk.rights`.
 
-It needs neither CDK nor Node. A test compares the file with the template.
+It needs neither CDK nor Node. A test compares the file with the templates.
 """
 
 import json
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE = ROOT / "deploy" / "cdk" / "templates" / "backup.json"
+TEMPLATES = ROOT / "deploy" / "cdk" / "templates"
 TABLE = ROOT / "docs" / "rights.md"
 HEAD = """# Who may do what on AWS
 
-Made from `deploy/cdk/templates/backup.json` by `python -m deploy.cdk.rights`; a test compares the two. The reason of
-each right is in `deploy/cdk/policies.py`. What is not listed is denied. Names are those of the template.
+Made from `deploy/cdk/templates/` by `python -m deploy.cdk.rights`; a test compares the two. The reason of each right is
+in `deploy/cdk/policies.py`. What is not listed is denied. Names are those of the templates.
 """
+STACKS = {"backup": "The backup stack", "storage": "The storage stack"}  # by the template's name
 STACK_CONDITIONS = {
     "EncryptedByKms": "`KmsKeyArn` is set",
     "Locked": "`ObjectLockDays` is not 0",
@@ -25,21 +26,27 @@ STACK_CONDITIONS = {
 Resources = dict[str, dict[str, Any]]
 
 
-def page(template: dict[str, Any]) -> str:
-    resources: Resources = template["Resources"]
-    return "\n".join([HEAD, *_identities(resources), *_resource_policies(resources)])
+def page() -> str:
+    return "\n".join([HEAD, *(line for name, title in STACKS.items() for line in _stack(name, title))])
+
+
+def _stack(name: str, title: str) -> Iterator[str]:
+    resources: Resources = json.loads((TEMPLATES / f"{name}.json").read_text())["Resources"]
+    yield f"## {title}\n"
+    yield from _identities(resources)
+    yield from _resource_policies(resources)
 
 
 def _identities(resources: Resources) -> Iterator[str]:
     for name, role in _of_type(resources, "AWS::IAM::Role"):
         trusted = [each["Principal"]["Service"] for each in role["AssumeRolePolicyDocument"]["Statement"]]
-        yield f"## {name}, the role of {' and '.join(trusted)}\n"
+        yield f"### {name}, the role of {' and '.join(trusted)}\n"
         for arn in role.get("ManagedPolicyArns", []):
             yield f"AWS's own policy `{_text(arn).split('policy/')[1]}`.\n"
         for policy in role.get("Policies", []):
             yield from _table(policy["PolicyDocument"]["Statement"])
     for name, policy in _of_type(resources, "AWS::IAM::ManagedPolicy"):
-        yield f"## {name}, to attach to a user or a role\n"
+        yield f"### {name}, to attach to a user or a role\n"
         yield from _table(policy["PolicyDocument"]["Statement"])
 
 
@@ -52,7 +59,7 @@ def _table(statements: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _resource_policies(resources: Resources) -> Iterator[str]:
-    yield "## Policies of the resources themselves\n"
+    yield "### Policies of the resources themselves\n"
     yield from _rows("resource", "why", "effect", "who", "action", "condition")
     for kind in ("AWS::S3::BucketPolicy", "AWS::SNS::TopicPolicy", "AWS::SQS::QueuePolicy"):
         for _, policy in _of_type(resources, kind):
@@ -112,7 +119,7 @@ def _row(*cells: str) -> str:
 
 
 def main() -> None:
-    TABLE.write_text(page(json.loads(TEMPLATE.read_text())))
+    TABLE.write_text(page())
     print(TABLE)
 
 

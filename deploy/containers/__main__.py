@@ -1,6 +1,6 @@
 """What compose.yaml needs beside the services: `python -m deploy.containers secrets | deploy`.
 
-`secrets` makes every password once. `deploy` deploys the backup stack into the emulator. Both write files into
+`secrets` makes every password once. `deploy` deploys the stacks into the emulator. Both write files into
 /run/holdfast/{who}/, a volume for each reader, so that no secret stands in compose.yaml and none is seen by another.
 """
 
@@ -33,9 +33,11 @@ def make_secrets(run: Path = RUN) -> None:
         file.chmod(0o640)  # PostgreSQL's image has a user of its own, whom compose.yaml puts into our group
     write_private(run / "migrations" / "notes_owner_url", server.url("notes_owner", DATABASE))
     write_private(run / "notes_api" / "app_url", server.url("notes_app", DATABASE))
+    write_private(run / "notes_api" / "signing_key", home.secrets["notes_signing_key"])
+    write_private(run / "notes_api" / "redis_url", _redis_url(home))
     write_private(run / "migrations" / "scheduler_owner_url", server.url("scheduler_owner", DATABASE))
     write_private(run / "scheduler" / "app_url", server.url("scheduler_app", DATABASE))
-    write_private(run / "scheduler_worker" / "redis_url", f"redis://:{home.secrets['valkey']}@redis:6379/0")
+    write_private(run / "scheduler_worker" / "redis_url", _redis_url(home))
     write_private(run / "valkey" / "valkey.conf", f'requirepass {home.secrets["valkey"]}\nsave ""\nappendonly no\n')
     root = _root(home)
     write_private(
@@ -45,7 +47,7 @@ def make_secrets(run: Path = RUN) -> None:
 
 
 def deploy(run: Path = RUN, emulator_url: str = EMULATOR_URL, seen_from_host: str = "") -> None:
-    """`seen_from_host` is the emulator's address outside, which is told to ops."""
+    """`seen_from_host` is the emulator's address outside, which is told to ops and to who has attachments."""
     seen_from_host = seen_from_host or f"http://127.0.0.1:{os.environ['HOLDFAST_AWS_PORT']}"
     home = Home.open(run / "deploy" / "home")
     built = package.build("local", Path(sys.executable))
@@ -63,11 +65,12 @@ def deploy(run: Path = RUN, emulator_url: str = EMULATOR_URL, seen_from_host: st
     worker = run / "scheduler_worker"
     write_private(worker / "backups_url", deployed.backups_url)
     write_private(worker / "topic_arn", deployed.topic_arn)
-    write_private(
-        worker / "aws_credentials",
-        f"[default]\naws_access_key_id={deployed.scheduler.access_key}\n"
-        f"aws_secret_access_key={deployed.scheduler.secret_key}\n",
-    )
+    write_private(worker / "aws_credentials", _credentials(deployed.scheduler))
+    notes_api = run / "notes_api"
+    write_private(notes_api / "attachments_bucket", deployed.attachments_bucket)
+    write_private(notes_api / "attachments_url", seen_from_host)
+    write_private(notes_api / "topic_arn", deployed.notes_topic_arn)
+    write_private(notes_api / "aws_credentials", _credentials(deployed.notes_api))
     mail_settings = mail.Settings(
         topic_arn=deployed.topic_arn,
         queue_url=deployed.queue_url,
@@ -92,6 +95,7 @@ def deploy(run: Path = RUN, emulator_url: str = EMULATOR_URL, seen_from_host: st
                 "AWS_SECRET_ACCESS_KEY": deployed.ops.secret_key,
                 "BACKUP_BUCKET": deployed.bucket,
                 "TOPIC_ARN": deployed.topic_arn,
+                "NOTES_TOPIC_ARN": deployed.notes_topic_arn,
                 "SIGNING_KEY": key.fingerprint,
             }
         ),
@@ -100,6 +104,14 @@ def deploy(run: Path = RUN, emulator_url: str = EMULATOR_URL, seen_from_host: st
 
 def _server(home: Home) -> Server:
     return Server("postgres", 5432, "postgres", home.secrets)
+
+
+def _redis_url(home: Home) -> str:
+    return f"redis://:{home.secrets['valkey']}@redis:6379/0"
+
+
+def _credentials(keys: Keys) -> str:
+    return f"[default]\naws_access_key_id={keys.access_key}\naws_secret_access_key={keys.secret_key}\n"
 
 
 def _root(home: Home) -> Keys:

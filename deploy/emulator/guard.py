@@ -2,7 +2,7 @@
 
 MiniStack answers on paths of its own that ask for no signature, one of which erases everything. It takes requests from
 web pages, which could call it in the name of whoever looks at them. And when it cannot write an object to disk, it logs
-that and answers 200. AWS does nothing of the kind.
+that and answers 200. Its CloudFormation makes a FIFO topic that is none. AWS does nothing of the kind.
 """
 
 import logging
@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ministack.app import app as ministack
+from ministack.services import sns
+from ministack.services.cloudformation import provisioners
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -30,6 +32,25 @@ class EndWhenNothingIsKept(logging.Handler):
 
 
 logging.getLogger("s3").addHandler(EndWhenNothingIsKept())
+
+
+def _in_order(make: Callable[..., tuple[str, Any]]) -> Callable[..., tuple[str, Any]]:
+    """What makes a topic, for which the template's `FifoTopic` counts."""
+
+    def make_topic(logical_id: str, properties: dict[str, Any], stack: str) -> tuple[str, Any]:
+        arn, attributes = make(logical_id, properties, stack)
+        if str(properties.get("FifoTopic")).lower() == "true":
+            by_content = str(properties.get("ContentBasedDeduplication", False)).lower()
+            topic = sns._topics[arn]
+            topic["attributes"] |= {"FifoTopic": "true", "ContentBasedDeduplication": by_content}
+            topic |= {"dedup_cache": {}, "fifo_seq": 0}
+        return arn, attributes
+
+    return make_topic
+
+
+_topics = provisioners._RESOURCE_HANDLERS["AWS::SNS::Topic"]
+_topics["create"] = _in_order(_topics["create"])
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

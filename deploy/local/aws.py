@@ -1,4 +1,4 @@
-"""The AWS side of the one-machine stack: the template of deploy/cdk, deployed unmodified, and who may call it.
+"""The AWS side of the one-machine stack: the templates of deploy/cdk, deployed unmodified, and who may call it.
 
 Everything here may be done again at every start. The emulator remembers its control plane only when it was stopped
 cleanly; whatever it forgot is made anew around the objects in the buckets, which are on disk.
@@ -17,8 +17,9 @@ from deploy.local import cloudformation
 from deploy.local.home import Home, HomeError
 from deploy.package import Package
 
-TEMPLATE = Path(__file__).parents[1] / "cdk" / "templates" / "backup.json"
+TEMPLATES = Path(__file__).parents[1] / "cdk" / "templates"
 STACK = "holdfast-backup"
+STORAGE_STACK = "holdfast-storage"
 CODE_BUCKET = "holdfast-code"
 DATABASE_SECRET = "holdfast/backup-database-url"  # noqa: S105  # the secret's name
 PROOF_DATABASE_SECRET = "holdfast/proof-database-url"  # noqa: S105  # likewise
@@ -48,12 +49,15 @@ class Secrets:
 
 @dataclass(frozen=True)
 class Deployed:
-    """What runs now, and the keys of its three callers."""
+    """What runs now, and the keys of its callers."""
 
     backups_url: str  # the gateway, up to and with the stage
     bucket: str
     topic_arn: str
     queue_url: str
+    attachments_bucket: str
+    notes_topic_arn: str
+    notes_api: Keys
     scheduler: Keys
     ops: Keys
     mail: Keys
@@ -85,13 +89,13 @@ class Account:
             "SigningKeyArn": self._keep_secret(SIGNING_SECRET, secrets.signing_key),
             "RequireTls": "false",  # the emulator speaks plain HTTP, on the loopback address
         }
-        outputs = cloudformation.deploy(
-            self.cloudformation, STACK, TEMPLATE.read_text(), parameters, retained=self._retained_bucket()
-        )
+        outputs = self._stack(STACK, "backup.json", parameters)
+        storage = self._stack(STORAGE_STACK, "storage.json", {"RequireTls": "false"})
         topic_arn = outputs["TopicArn"]
         queue_url, queue_arn = self._mail_queue(topic_arn)
         mail_policy = _mail_policy(topic_arn, queue_arn)
         keys = {
+            "notes_api": self._user("holdfast-notes-api", home, policy_arn=storage["NotesApiPolicyArn"]),
             "scheduler": self._user("holdfast-scheduler", home, policy_arn=outputs["SchedulerPolicyArn"]),
             "ops": self._user("holdfast-ops", home, policy_arn=outputs["OpsPolicyArn"]),
             "mail": self._user("holdfast-mail", home, policy=mail_policy),
@@ -103,8 +107,17 @@ class Account:
             bucket=outputs["BucketName"],
             topic_arn=topic_arn,
             queue_url=queue_url,
+            attachments_bucket=storage["BucketName"],
+            notes_topic_arn=storage["TopicArn"],
             **keys,
         )
+
+    def _stack(self, name: str, template: str, parameters: dict[str, str]) -> dict[str, str]:
+        """Its outputs. Its bucket may be there already, with objects on disk, whatever the emulator forgot."""
+        bucket = f"{name}-{ACCOUNT_ID}-{self.region}"
+        retained = {"Bucket": bucket} if bucket in self._buckets() else {}
+        text = (TEMPLATES / template).read_text()
+        return cloudformation.deploy(self.cloudformation, name, text, parameters, retained=retained)
 
     def _keep_secret(self, name: str, value: str) -> str:
         try:
@@ -121,11 +134,6 @@ class Account:
         if not self.s3.list_objects_v2(Bucket=CODE_BUCKET, Prefix=package.key).get("KeyCount"):
             with package.path.open("rb") as body:
                 self.s3.put_object(Bucket=CODE_BUCKET, Key=package.key, Body=body)
-
-    def _retained_bucket(self) -> dict[str, str]:
-        """The template's bucket, when it is there already: its objects are on disk, whatever the emulator forgot."""
-        name = f"{STACK}-{ACCOUNT_ID}-{self.region}"
-        return {"Bucket": name} if name in self._buckets() else {}
 
     def _buckets(self) -> set[str]:
         return {bucket["Name"] for bucket in self.s3.list_buckets()["Buckets"]}

@@ -18,6 +18,7 @@ LAYOUT = "holdfast 1"  # in the file `version`; another number means another arr
 ROOTS_PRIVATE_DIRECTORIES = Path("/var/lib/holdfast")
 PRIVATE = ("postgres", "nginx")  # what a server that is not root must be able to reach
 RESET = "`make reset` removes it with all its notes and backups; or move it away to keep them"
+LATER_SECRETS = frozenset({"notes_signing_key"})  # folders of former releases get them when they are opened
 ELSEWHERE = "choose another folder with HOLDFAST_HOME"
 
 
@@ -47,13 +48,16 @@ class Home:
         if version != LAYOUT:
             raise HomeError(f"{path} has layout {version!r}, and this version needs {LAYOUT!r}: {RESET}")
         home = cls(path)
-        if not set(home.secrets) >= set(_new_secrets()):
-            raise HomeError(f"{path / 'secrets.json'} is damaged: {RESET}")
+        made = _new_secrets()
+        if missing := made.keys() - home.secrets.keys():
+            if missing - LATER_SECRETS:
+                raise HomeError(f"{path / 'secrets.json'} is damaged: {RESET}")
+            home.write_private("secrets.json", json.dumps(made | dict(home.secrets), indent=2))
         return home
 
     @property
     def secrets(self) -> Mapping[str, str]:
-        """Passwords and keys that were made with the folder."""
+        """Passwords and keys that were made with the folder, and the LATER_SECRETS."""
         return self.read_json("secrets.json")
 
     def folder(self, name: str) -> Path:
@@ -180,4 +184,5 @@ def _new_secrets() -> dict[str, str]:
         "valkey": secrets.token_urlsafe(24),
         "aws_root_access_key": f"AKIA{secrets.token_hex(8).upper()}",
         "aws_root_secret_key": secrets.token_urlsafe(30),
+        "notes_signing_key": secrets.token_urlsafe(48),
     }

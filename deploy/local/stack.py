@@ -23,8 +23,9 @@ from deploy.local.settings import ROOT, Settings
 DATABASE = "holdfast"
 PROOF_DATABASE = "postgres"  # where notes_proof says which databases it wants: it may not even connect to ours
 ANSWER_SECONDS = 60.0
+TOKEN_NAME = "one-machine stack"  # noqa: S105  # the token's name
 TOKENS = {
-    "notes_api": ("notes:read", "notes:write"),
+    "notes_api": ("notes:read", "notes:write", "attachments:write", "tokens:admin"),
     "scheduler": ("schedules:read", "schedules:write", "runs:read"),
 }
 
@@ -52,7 +53,7 @@ class Stack:
             for done in [pool.submit(self._migrate, service, server, database) for service in TOKENS]:
                 done.result()
             aws.wait_until_it_answers(ANSWER_SECONDS)
-            self._say("deploying the backup stack into the emulator of AWS")
+            self._say("deploying the stacks into the emulator of AWS")
             deployed = self._account().deploy(
                 self._home, built.result(), self._secrets(server, database), self._subscriptions
             )
@@ -165,7 +166,14 @@ class Stack:
         )
 
     def _services(self, server: Server, database: str, redis_url: str, deployed: Deployed) -> list[Program]:
-        notes_api = {"HOLDFAST_DATABASE_URL": server.url("notes_app", database)}
+        notes_api = {
+            "HOLDFAST_DATABASE_URL": server.url("notes_app", database),
+            "HOLDFAST_SIGNING_KEY": self._home.secrets["notes_signing_key"],
+            "HOLDFAST_REDIS_URL": redis_url,
+            "HOLDFAST_ATTACHMENTS_BUCKET": deployed.attachments_bucket,
+            "HOLDFAST_TOPIC_ARN": deployed.notes_topic_arn,
+            **self._aws_env(deployed.notes_api),
+        }
         scheduler = {"HOLDFAST_DATABASE_URL": server.url("scheduler_app", database)}
         worker = scheduler | {
             "HOLDFAST_REDIS_URL": redis_url,
@@ -208,7 +216,8 @@ class Stack:
         url = f"http://127.0.0.1:{self._settings.port}"
         return {
             "NOTES_URL": url,
-            "NOTES_TOKEN": self._token("notes_api", f"{url}/v1/notes", server.url("notes_app", database)),
+            # Tokens of former releases had fewer scopes; the last one is what lists tokens.
+            "NOTES_TOKEN": self._token("notes_api", f"{url}/v1/tokens", server.url("notes_app", database)),
             "SCHEDULER_URL": url,
             "SCHEDULER_TOKEN": self._token("scheduler", f"{url}/v1/runs", server.url("scheduler_app", database)),
             "BACKUPS_URL": deployed.backups_url,
@@ -218,6 +227,7 @@ class Stack:
             "AWS_SECRET_ACCESS_KEY": deployed.ops.secret_key,
             "BACKUP_BUCKET": deployed.bucket,
             "TOPIC_ARN": deployed.topic_arn,
+            "NOTES_TOPIC_ARN": deployed.notes_topic_arn,
             "SIGNING_KEY": signing.kept(self._home).fingerprint,
             "DATABASE_URL": server.url(server.superuser, database),
             "PSQL": str(programs() / "psql"),
@@ -237,13 +247,21 @@ class Stack:
     def _token(self, service: str, url: str, database_url: str) -> str:
         """A bearer token that the service takes: the one of the last start, or a new one."""
         known = self._home.read_json("tokens.json")
-        if service not in known or not http_ok(url, known[service]):
-            scopes = [word for scope in TOKENS[service] for word in ("--scope", scope)]
-            words = [f"{service}.tokens", "create", "--name", "one-machine stack", *scopes]
-            token = self._python_of(service, words, {"HOLDFAST_DATABASE_URL": database_url}).strip()
-            self._home.write_private("tokens.json", json.dumps({**known, service: token}))
-            return token
-        return known[service]
+        if service in known and http_ok(url, known[service]):
+            return known[service]
+        env = {"HOLDFAST_DATABASE_URL": database_url}
+        owner = self._owner_before(env) if service == "notes_api" else []
+        scopes = [word for scope in TOKENS[service] for word in ("--scope", scope)]
+        words = [f"{service}.tokens", "create", "--name", TOKEN_NAME, *owner, *scopes]
+        token = self._python_of(service, words, env).strip()
+        self._home.write_private("tokens.json", json.dumps({**known, service: token}))
+        return token
+
+    def _owner_before(self, env: Mapping[str, str]) -> list[str]:
+        """Of the token before, as an option: a new one reaches the same notes."""
+        listed = map(json.loads, self._python_of("notes_api", ["notes_api.tokens", "list"], env).splitlines())
+        owners = [each["owner"] for each in listed if each["name"] == TOKEN_NAME]
+        return ["--owner", owners[-1]] if owners else []
 
     def _python_of(self, service: str, module_and_words: list[str], env: Mapping[str, str]) -> str:
         """What a service's module prints. Raises ProgramError."""

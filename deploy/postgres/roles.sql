@@ -45,6 +45,10 @@ grant connect on database :"DBNAME"
 
 grant temporary on database :"DBNAME" to notes_restore;  -- rows wait in a temporary table to be compared
 
+-- What indexes of schema notes are made of.
+create extension if not exists pg_trgm;
+create extension if not exists btree_gin;
+
 create schema if not exists notes authorization notes_owner;
 create schema if not exists scheduler authorization scheduler_owner;
 

@@ -1,67 +1,125 @@
-"""What surrounds every request: its id, the limit of its body, and the last resort when something unforeseen is raised.
+"""What surrounds every request: its id, its line in the log, its limits, and the last resort.
 
-Both are plain ASGI. The framework's own limit of the body answers in plain text.
+All of it is plain ASGI. The framework's own limit of the body answers in plain text.
 """
 
 import logging
 import re
+from collections.abc import Collection
 from uuid import uuid4
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from notes_api import problems
-from notes_api.errors import NotesError
+from notes_api import logs, problems
+from notes_api.errors import HeadersTooLarge, NotesError, TargetTooLong
+from notes_api.exchange import CLOSED_BY_CLIENT, Exchange, current
+from notes_api.metrics import Metrics
+from notes_api.traces import Traces
 
-HEADER = "X-Request-Id"
-_ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,64}")
+MAX_TARGET_BYTES = 8 * 1024  # of path and query; NGINX has the same
+MAX_HEADERS = 100
+MAX_HEADERS_BYTES = 32 * 1024
+_ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 log = logging.getLogger(__name__)
 
 
-class RequestId:
-    """Takes the request's `X-Request-Id`, or makes one, and gives it back. Nothing raised passes it: it answers 500."""
+class Edge:
+    """Takes the request's `X-Request-Id`, or makes one, and gives it back. Counts, logs and traces each request, once.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Nothing raised passes it: it answers with what it is, or 500.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, traces: Traces | None) -> None:
         self.app = app
+        self.metrics = metrics
+        self.traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _ACCEPTED.fullmatch(given) else uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-        started = False
+        exchange = self._begin(scope)
 
-        async def send_with_id(message: Message) -> None:
-            nonlocal started
+        async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                started = True
-                MutableHeaders(scope=message)[HEADER] = request_id
+                exchange.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *exchange.answer_headers]
             await send(message)
 
+        entered = current.set(exchange)
+        self.metrics.began()
         try:
-            await self.app(scope, receive, send_with_id)
-        except Exception:
-            log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
-            if started:
+            await self.app(scope, receive, answer)
+        except Exception as error:
+            if exchange.status or not isinstance(error, NotesError):
+                log.exception("request %s failed", exchange.request_id)
+            if exchange.status:
                 raise  # the server cuts the connection, so that half an answer is not taken for a whole one
-            await problems.response(NotesError("It has been logged under this request id."), request_id)(
-                scope, receive, send_with_id
-            )
+            told = error if isinstance(error, NotesError) else NotesError("It has been logged under this request id.")
+            await problems.response(told, exchange.request_id)(scope, receive, answer)
+        finally:
+            self._end(exchange)
+            current.reset(entered)
+
+    def _begin(self, scope: Scope) -> Exchange:
+        given = traceparent = tracestate = b""
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given = given or value
+            elif name == b"traceparent":
+                traceparent = value
+            elif name == b"tracestate":
+                tracestate = value
+        request_id = given.decode("latin-1")
+        if not _ACCEPTED.fullmatch(request_id):
+            request_id = uuid4().hex
+        exchange = Exchange(scope, request_id, traceparent.decode("latin-1"))
+        scope.setdefault("state", {}).update(request_id=request_id, exchange=exchange)
+        if self.traces:
+            self.traces.began(exchange, traceparent.decode("latin-1"), tracestate.decode("latin-1"))
+        return exchange
+
+    def _end(self, exchange: Exchange) -> None:
+        exchange.status = exchange.status or CLOSED_BY_CLIENT
+        self.metrics.ended(exchange)
+        if self.traces:
+            self.traces.ended(exchange)
+        logs.access(exchange)
+
+
+class HeadLimit:
+    """Refuses what is too long before the body. The server has read it by then; NGINX reads no more either."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises TargetTooLong and HeadersTooLarge, to the edge."""
+        if scope["type"] == "http":
+            if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_TARGET_BYTES:
+                raise TargetTooLong(f"Path and query may have {MAX_TARGET_BYTES} bytes.")
+            headers = scope["headers"]
+            if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADERS_BYTES:
+                raise HeadersTooLarge(f"There may be {MAX_HEADERS} headers, of {MAX_HEADERS_BYTES} bytes together.")
+        await self.app(scope, receive, send)
 
 
 class BodyLimit:
-    """Ends the reading of a body at `max_bytes`, with a 413, however it is framed."""
+    """Ends the reading of a body at `max_bytes`, with a 413, however it is framed.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Routes in `unlimited` read what they are sent bit by bit.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, unlimited: Collection[str]) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.unlimited = unlimited
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in self.unlimited:
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")

@@ -13,7 +13,9 @@ from notes_api.settings import Settings
 
 
 def main() -> None:
-    settings = Settings.model_validate({"database_url": "postgresql://nobody@localhost/nothing"})
+    settings = Settings.model_validate(
+        {"database_url": "postgresql://nobody@localhost/nothing", "signing_key": "-" * 32}
+    )
     sys.stdout.write(json.dumps(create_app(settings).openapi(), indent=2, sort_keys=True) + "\n")
 
 

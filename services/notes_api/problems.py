@@ -9,8 +9,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from notes_api.errors import BodyTooLarge, InvalidRequest, MalformedRequest, NotesError
+from notes_api.exchange import METHODS
+from notes_api.idempotency import Replay
 from notes_api.schemas import InvalidPart, Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -24,20 +27,24 @@ _READING_FAILED: dict[int, type[NotesError]] = {400: MalformedRequest, 413: Body
 def handle(app: FastAPI) -> None:
     """Have `app` answer with problems, whatever raised: we, the framework, or the router."""
     app.add_exception_handler(NotesError, _ours)
+    app.add_exception_handler(Replay, _replayed)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
 
 
 def response(error: NotesError, request_id: str, parts: list[InvalidPart] | None = None) -> Response:
-    problem = Problem(
+    return _rendered(problem(error, request_id, parts), error.headers)
+
+
+def problem(error: NotesError, request_id: str, parts: list[InvalidPart] | None = None) -> Problem:
+    return Problem(
         type=f"/problems/{error.type}",
         title=_title(type(error)),
         status=error.status,
         detail=error.detail,
         request_id=request_id,
-        errors=parts,
+        **{"errors": parts, **error.members},
     )
-    return _rendered(problem, error.headers)
 
 
 def documented(*errors: type[NotesError]) -> dict[int | str, dict[str, Any]]:
@@ -48,19 +55,14 @@ def documented(*errors: type[NotesError]) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": "\n\n".join(means)} for status, means in titles.items()}
 
 
-def document(openapi: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document, with the media type of problems set right: it has one per route, that of the answer."""
-    for path in openapi["paths"].values():
-        for operation in path.values():
-            for status, answer in operation["responses"].items():
-                if status >= "400" and "application/json" in answer["content"]:
-                    answer["content"] = {MEDIA_TYPE: answer["content"]["application/json"]}
-    return openapi
-
-
 async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, NotesError)
     return response(error, request.state.request_id)
+
+
+async def _replayed(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Replay)
+    return error.response
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -69,7 +71,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     wrong = error.errors()
     not_understood = any(e["type"] == "json_invalid" or _is_unknown_parameter(e) for e in wrong)
     kind = MalformedRequest if not_understood else InvalidRequest
-    parts = [_part(e) for e in wrong[:_MAX_PARTS]]
+    parts = [_part(e, error.body) for e in wrong[:_MAX_PARTS]]
     return response(kind(parts[0].detail), request.state.request_id, parts)
 
 
@@ -77,14 +79,24 @@ async def _plain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if kind := _READING_FAILED.get(error.status_code):
         return response(kind(error.detail), request.state.request_id)
-    problem = Problem(
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed(request))
+    plain = Problem(
         type="about:blank",
         title=HTTPStatus(error.status_code).phrase,
         status=error.status_code,
         detail=error.detail,
         request_id=request.state.request_id,
     )
-    return _rendered(problem, dict(error.headers or {}))
+    return _rendered(plain, headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """By all routes of the path: the router names only those of the first."""
+    routes, scope = request.app.router.routes, request.scope
+    methods = sorted(METHODS)
+    return [m for m in methods if any(r.matches({**scope, "method": m})[0] is Match.FULL for r in routes)]
 
 
 def _rendered(problem: Problem, headers: dict[str, str]) -> Response:
@@ -99,12 +111,23 @@ def _is_unknown_parameter(error: dict[str, Any]) -> bool:
     return bool(error["type"] == "extra_forbidden" and error["loc"][0] == "query")
 
 
-def _part(error: dict[str, Any]) -> InvalidPart:
+def _part(error: dict[str, Any], body: Any) -> InvalidPart:
     place, *path = error["loc"]
     if error["type"] == "json_invalid":
         return InvalidPart(pointer="#", code="json_invalid", detail=f"{error['ctx']['error']} at character {path[0]}.")
-    where = {"pointer": _pointer(path)} if place == "body" else {"parameter": str(path[0])[:_MAX_CHARACTERS]}
+    where = {"pointer": _pointer(_in(body, path))} if place == "body" else {"parameter": str(path[0])[:_MAX_CHARACTERS]}
     return InvalidPart(**where, code=error["type"], detail=f"{error['msg']}.")
+
+
+def _in(body: Any, path: Sequence[str | int]) -> list[str | int]:
+    """Without the names of alternatives, which are no place in the body."""
+    *way, last = path or ("",)
+    kept: list[str | int] = []
+    for part in way:
+        if isinstance(part, int) or (isinstance(body, dict) and part in body):
+            kept.append(part)
+            body = body[part] if isinstance(body, dict | list) else None  # type: ignore[index]
+    return [*kept, last] if path else []
 
 
 def _pointer(path: Sequence[str | int]) -> str:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 PREFIX = "HOLDFAST_"
 
@@ -14,8 +14,15 @@ class SettingsError(SystemExit):
     """A process with wrong settings says so in one line on standard error, and ends with exit code 1."""
 
 
-class Settings(BaseModel):
-    """What the API, its migrations and its command line need; each is given the URL of its own role."""
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Number = Annotated[int, BeforeValidator(_number)]
+
+
+class DatabaseSettings(BaseModel):
+    """What the command lines need; each is given the URL of its own role."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
@@ -40,7 +47,9 @@ class Settings(BaseModel):
         HOLDFAST_X_FILE names a file that holds HOLDFAST_X, which is how containers are given secrets.
         """
         fields = {PREFIX + name.upper(): name for name in cls.model_fields}
-        given = {name: value for name, value in env.items() if name.startswith(PREFIX)}
+        others = {PREFIX + name.upper() for each in _all_settings() for name in each.model_fields} - fields.keys()
+        others |= {f"{name}_FILE" for name in others}  # a command line may run in the API's environment
+        given = {name: value for name, value in env.items() if name.startswith(PREFIX) and name not in others}
         for name in given.keys() & {f"{known}_FILE" for known in fields}:
             given[name.removesuffix("_FILE")] = _content(name, given.pop(name))
         if unknown := sorted(given.keys() - fields.keys()):
@@ -50,6 +59,29 @@ class Settings(BaseModel):
         except ValidationError as error:
             wrong = [f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
             raise SettingsError("; ".join(wrong)) from None
+
+
+class MigrationSettings(DatabaseSettings):
+    language: Annotated[str, Field(pattern=r"^[a-z]{0,40}$")] = ""  # of searches; see notes_api.migrate
+
+
+class Settings(DatabaseSettings):
+    """What the API needs. Region, credentials and endpoint of AWS are not ours: botocore finds them (AWS_*)."""
+
+    signing_key: Annotated[SecretStr, Field(min_length=32)]  # of cursors; the same for all processes of a deployment
+    redis_url: SecretStr = SecretStr("")  # for limits that hold over all processes; without it each counts its own
+    requests_per_minute: Annotated[Number, Field(ge=1)] = 6000  # of a token
+    trash_days: Annotated[Number, Field(ge=1, le=3650)] = 30
+    changes_days: Annotated[Number, Field(ge=1, le=3650)] = 90
+    attachments_bucket: str = ""
+    attachments_url: str = ""  # of the bucket's service, as clients reach it, where that is not where we do
+    attachment_bytes: Annotated[Number, Field(ge=1, le=5 * 1024**3)] = 25 * 1024**2
+    topic_arn: Annotated[str, Field(pattern=r"^(arn:[^:]+:sns:.+\.fifo)?$")] = ""
+    otlp_endpoint: str = ""
+
+
+def _all_settings() -> tuple[type[DatabaseSettings], ...]:
+    return DatabaseSettings, MigrationSettings, Settings
 
 
 def _content(name: str, path: str) -> str:

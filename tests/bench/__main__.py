@@ -1,9 +1,10 @@
-"""Measures backups and what is got out of them on this machine, with servers of its own, beside their budgets.
+"""Measures backups, what is got out of them, and the notes API, beside their budgets, with servers of its own.
 
-    python -m tests.bench [--rows N] [--backups N] [--only NAME...]
+    python -m tests.bench [--rows N] [--backups N] [--notes N] [--only NAME...]
 
 A ratio needs its anchor: with `--only` name that as well. For the memory of a large table:
-`--rows 5000000 --only memory`.
+`--rows 5000000 --only memory`. `http` is the API beside a bare FastAPI and Django REST framework; `--notes 1000000` for
+a long export.
 """
 
 import argparse
@@ -28,11 +29,13 @@ from deploy.local import emulator
 from deploy.local.postgres import Postgres, programs
 from deploy.local.process import ProgramError
 from tests.bench.rows import COLUMNS, notes
+from tests.bench.served import Served
 from tests.servers import EMULATOR_PYTHON, Aws, free_port, postgres, private_directory, running
 
 ROOT = Path(__file__).parents[2]
 MEGABYTE, MEBIBYTE = 1e6, 1024 * 1024
 FEW_ROWS = 100_000
+ROUNDS = 5  # of requests of one kind to one server
 
 
 class Measured(NamedTuple):
@@ -189,6 +192,7 @@ THINGS: dict[str, Callable[[Bench], Measured]] = {
     "history": Bench.history,
     "diff": Bench.diff,  # the last one: it changes rows
 }
+HTTP = "http"
 SHORT = {"memory": ("dump of fewer", "dump"), "reading": ("one row", "history", "diff")}
 
 
@@ -196,13 +200,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure backups beside their budgets.")
     parser.add_argument("--rows", type=int, default=1_000_000, help="notes in the table (default: %(default)s)")
     parser.add_argument("--backups", type=int, default=100, help="in the history of a note (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[*THINGS, *SHORT], help=", ".join(THINGS | SHORT))
+    parser.add_argument("--notes", type=int, default=100_000, help="behind the API (default: %(default)s)")
+    parser.add_argument(
+        "--round", type=float, default=1.0, help="seconds of a round of requests (default: %(default)s)"
+    )
+    names = [*THINGS, HTTP, *SHORT]
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
     given = parser.parse_args(arguments)
-    wanted = {each for name in given.only or THINGS for each in SHORT.get(name, (name,))}
+    wanted = {each for name in given.only or [*THINGS, HTTP] for each in SHORT.get(name, (name,))}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers are stopped
-    few = min(FEW_ROWS, given.rows // 10)
+    if wanted != {HTTP}:
+        measure_backups(wanted, given.rows, given.backups)
+    if HTTP in wanted:
+        measure_http(given.notes, given.round)
+
+
+def measure_http(notes: int, seconds: float) -> None:
+    with postgres() as server, private_directory() as home:
+        served = Served(server, _environment(), home, notes, seconds, ROUNDS)
+        try:
+            for line in served.measure():
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+        except (subprocess.CalledProcessError, ProgramError, RuntimeError) as error:
+            sys.exit(f"{HTTP} failed: {error}")
+
+
+def measure_backups(wanted: set[str], rows: int, backups: int) -> None:
+    few = min(FEW_ROWS, rows // 10)
     failed = []
-    with prepared(given.rows, few, given.backups) as (bench, size):
+    with prepared(rows, few, backups) as (bench, size):
         for name, measure in THINGS.items():
             if name in wanted:
                 say(f"{name} ...")
@@ -210,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     bench.measured[name] = measure(bench)
                 except (subprocess.CalledProcessError, ProgramError) as error:
                     failed.append(f"{name} failed: {error}")
-    for line in table(bench.measured, given.rows, few, size, given.backups):
+    for line in table(bench.measured, rows, few, size, backups):
         sys.stdout.write(line + "\n")
     if failed:
         sys.exit("\n".join(failed))
@@ -224,11 +251,7 @@ def prepared(rows: int, few: int, backups: int) -> Iterator[tuple[Bench, int]]:
         home = leaving.enter_context(private_directory())
         port, keys = free_port(), ("AKIAROOTROOTROOTROOT", secrets.token_urlsafe(30))
         leaving.enter_context(running(emulator.program(EMULATOR_PYTHON, home / "aws", port, *keys), home))
-        environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "services")]),
-            **Aws(emulator.endpoint_url(port), emulator.REGION, *keys).variables,
-        }
+        environment = _environment() | Aws(emulator.endpoint_url(port), emulator.REGION, *keys).variables
         for database, count in (("few", few), ("many", rows)):
             say(f"{count:,} notes ...")
             server.create_database(database)
@@ -288,6 +311,13 @@ def judged(budget: Budget | None, measured: dict[str, Measured]) -> tuple[str, s
     if budget.limit is None:
         return kind, shown(value), "", ""
     return kind, shown(value), shown(budget.limit), "met" if value <= budget.limit else "MISSED"
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "services")]),
+    }
 
 
 def say(what: str) -> None:

@@ -13,12 +13,12 @@ COLUMNS = ("id", "owner", "title", "content", "tags", "revision", "created_at", 
 BEGINNING = datetime(2024, 1, 1, tzinfo=UTC)
 
 
-def notes(count: int) -> Iterator[tuple[object, ...]]:
+def notes(count: int, seed: int = 7) -> Iterator[tuple[object, ...]]:
     """About 920 bytes each as JSON, of which gzip leaves a third, as it does of English.
 
     What a note says is cut out of one long text. gzip looks back over 35 notes, within which no text is met again.
     """
-    chance = random.Random(7)  # one for all notes: as many give the same first ones
+    chance = random.Random(seed)  # one for all notes: as many give the same first ones
     vocabulary = _vocabulary(chance)
     text = _text(chance, vocabulary)
     owners = [UUID(int=chance.getrandbits(128), version=4) for _ in range(200)]

@@ -12,10 +12,9 @@ import pytest
 from aws_cdk import App
 
 from deploy.cdk import rights
-from deploy.cdk.app import STACK, TEMPLATE, synthesise
-from deploy.cdk.backup import BackupStack
+from deploy.cdk.app import STACKS, TEMPLATES, synthesise
 
-TEXT = TEMPLATE.read_text()
+TEXT = (TEMPLATES / "backup.json").read_text()
 CONTENT: dict[str, Any] = json.loads(TEXT)
 CLOUDFORMATION_TAKES_BYTES = 51_200  # in a request, of which spaces need be none; more must lie in a bucket
 FUNCTIONS = ("Api", "Worker", "Keeper")
@@ -46,24 +45,29 @@ def conditional(name: str) -> dict[str, str]:
     return {each["Fn::If"][1]["Sid"]: each["Fn::If"][0] for each in found if "Fn::If" in each}
 
 
-def test_the_committed_template_is_what_the_stack_gives() -> None:
-    assert synthesise() == TEXT, "run `.venv/cdk/bin/python -m deploy.cdk.app`"
+@pytest.mark.parametrize("name", STACKS)
+def test_the_committed_template_is_what_the_stack_gives(name: str) -> None:
+    assert synthesise(name) == (TEMPLATES / f"{name}.json").read_text(), "run `.venv/cdk/bin/python -m deploy.cdk.app`"
 
 
-def test_the_committed_table_of_rights_is_what_the_template_gives() -> None:
-    assert rights.TABLE.read_text() == rights.page(CONTENT), "run `python -m deploy.cdk.rights`"
+def test_the_committed_table_of_rights_is_what_the_templates_give() -> None:
+    assert rights.TABLE.read_text() == rights.page(), "run `python -m deploy.cdk.rights`"
 
 
-def test_cfn_lint_finds_nothing() -> None:
+@pytest.mark.parametrize("name", STACKS)
+def test_cfn_lint_finds_nothing(name: str) -> None:
     linter = Path(sys.executable).with_name("cfn-lint")
     # CDK always writes that a function depends on its role, which the reference to it says already (W3005).
-    done = subprocess.run([linter, "--ignore-checks", "W3005", "--", TEMPLATE], capture_output=True, check=False)
+    template = TEMPLATES / f"{name}.json"
+    done = subprocess.run([linter, "--ignore-checks", "W3005", "--", template], capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b"")
 
 
-def test_the_stack_cannot_be_deleted_by_mistake() -> None:
-    assert BackupStack(App(), STACK).termination_protection
-    assert CONTENT["Resources"]["Bucket"]["DeletionPolicy"] == "Retain"
+@pytest.mark.parametrize("name", STACKS)
+def test_a_stack_cannot_be_deleted_by_mistake(name: str) -> None:
+    assert STACKS[name](App(), name).termination_protection
+    content = json.loads((TEMPLATES / f"{name}.json").read_text())
+    assert content["Resources"]["Bucket"]["DeletionPolicy"] == "Retain"
 
 
 def test_cloudformation_alone_can_deploy_it() -> None:

@@ -8,10 +8,10 @@ from backup_lambda.routes import MAX_WAIT_SECONDS
 from backup_lambda.settings import ApiSettings, KeeperSettings, WorkerSettings
 from backup_lambda.states import STARTED_WITHIN
 from deploy.local import emulator
-from deploy.local.aws import TEMPLATE
+from deploy.local.aws import TEMPLATES
 from deploy.local.settings import ROOT
 
-RESOURCES: dict[str, Any] = json.loads(TEMPLATE.read_text())["Resources"]
+RESOURCES: dict[str, Any] = json.loads((TEMPLATES / "backup.json").read_text())["Resources"]
 
 
 def of_type(kind: str) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from botocore.credentials import Credentials
 from deploy.local.cloudformation import compact
 from tests.servers import Aws
 
-TEMPLATE = Path(__file__).parents[2] / "deploy" / "cdk" / "templates" / "backup.json"
+TEMPLATES = Path(__file__).parents[2] / "deploy" / "cdk" / "templates"
+TEMPLATE = TEMPLATES / "backup.json"
 CODE_BUCKET = "probe-code"
 ONCE = Config(retries={"total_max_attempts": 1})  # a call that failed must not be made again unseen
 
@@ -69,11 +70,13 @@ class Account:
         found: str = detail["StackResourceDetail"]["PhysicalResourceId"]
         return found
 
-    def deploy(self, stack: str, parameters: dict[str, str], *, update: bool = False) -> dict[str, str]:
+    def deploy(
+        self, stack: str, parameters: dict[str, str], *, update: bool = False, template: str = "backup.json"
+    ) -> dict[str, str]:
         """The stack's outputs. Raises StackError."""
         request = {
             "StackName": stack,
-            "TemplateBody": compact(TEMPLATE.read_text()),
+            "TemplateBody": compact((TEMPLATES / template).read_text()),
             "Parameters": [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()],
             "Capabilities": ["CAPABILITY_IAM"],
         }

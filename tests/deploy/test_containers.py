@@ -79,6 +79,9 @@ def test_what_was_acknowledged_outlives_the_emulator(run: Path) -> None:
         containers.deploy(run, url, "http://127.0.0.1:5000")
         env = dict(_assignments(run / "ops" / "env"))
         assert env["BACKUPS_URL"].startswith("http://127.0.0.1:5000/")
+        assert (run / "notes_api" / "attachments_url").read_text() == "http://127.0.0.1:5000", "clients are outside"
+        assert _settings_of("notes_api") <= {file.name for file in (run / "notes_api").iterdir()}
+        assert _settings_of("scheduler_worker") <= {file.name for file in (run / "scheduler_worker").iterdir()}
         # As deploy/local/mail.py writes it before it confirms.
         write_private(run / "mail" / "subscriptions.json", '[{"email": "ada@example.org", "filter_policy": ""}]')
         process.kill()
@@ -88,6 +91,13 @@ def test_what_was_acknowledged_outlives_the_emulator(run: Path) -> None:
         sns = boto3.client("sns", endpoint_url=url, region_name=emulator.REGION, **keys)
         subscriptions = sns.list_subscriptions_by_topic(TopicArn=env["TOPIC_ARN"])["Subscriptions"]
         assert "ada@example.org" in [each["Endpoint"] for each in subscriptions]
+
+
+def _settings_of(service: str) -> set[str]:
+    """The files that compose.yaml has it read in the folder of its own."""
+    folder = f"/run/holdfast/{service}/"
+    values = map(str, SERVICES[service]["environment"].values())
+    return {value.removeprefix(folder) for value in values if value.startswith(folder)}
 
 
 def _assignments(file: Path) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """The folder of the one-machine stack is whole or refused; nothing in it is removed unless that was asked for."""
 
+import json
 import os
 import shutil
 import stat
@@ -21,6 +22,16 @@ def test_a_new_one_holds_secrets_that_only_the_owner_reads(tmp_path: Path) -> No
 
 def test_it_is_found_again(tmp_path: Path) -> None:
     assert Home.open(tmp_path / "home").secrets == Home.open(tmp_path / "home").secrets
+
+
+def test_one_of_a_former_release_gets_the_secrets_that_it_lacks_and_keeps_its_own(tmp_path: Path) -> None:
+    home = Home.open(tmp_path / "home")
+    former = {name: value for name, value in home.secrets.items() if name not in homes.LATER_SECRETS}
+    home.write_private("secrets.json", json.dumps(former))
+    now = Home.open(home.path).secrets
+    assert now.keys() - former.keys() == homes.LATER_SECRETS
+    assert now.items() >= former.items()
+    assert Home.open(home.path).secrets == now, "made once"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from deploy.local.postgres import programs
 from deploy.local.settings import ROOT
 from tests.servers import Cluster
 
+# What pg_dump leaves out when it is told schemas.
+EXTENSIONS = "create extension pg_trgm; create extension btree_gin;\n"
 # As a migration may make them one day, with names that need quotes.
 OBJECTS = """
 create type notes."Mood" as enum ('good', 'bad');
@@ -72,7 +74,7 @@ def restored(cluster: Cluster, live: str) -> Iterator[str]:
     try:
         plain = ("--no-owner", "--no-privileges", "--schema=notes", "--schema=scheduler")
         dump = [str(programs() / "pg_dump"), *plain, cluster.url("postgres", live)]
-        sql = subprocess.run(dump, check=True, capture_output=True, text=True).stdout + OBJECTS
+        sql = EXTENSIONS + subprocess.run(dump, check=True, capture_output=True, text=True).stdout + OBJECTS
         psql = [str(programs() / "psql"), "--quiet", "--set=ON_ERROR_STOP=1", cluster.url("notes_proof", name)]
         subprocess.run(psql, check=True, capture_output=True, text=True, input=sql)
         yield name

@@ -6,13 +6,12 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 from fastapi import FastAPI
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from notes_api import tokens
+from notes_api import db, tokens
 from notes_api.app import create_app
 from notes_api.settings import Settings
 
@@ -32,8 +31,9 @@ def run(module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess
 
 
 @asynccontextmanager
-async def serving(database_url: str) -> AsyncIterator[FastAPI]:
-    app = create_app(Settings.from_env({"HOLDFAST_DATABASE_URL": database_url}))
+async def serving(database_url: str, **more: str) -> AsyncIterator[FastAPI]:
+    env = {"HOLDFAST_DATABASE_URL": database_url, "HOLDFAST_SIGNING_KEY": "k" * 32} | more
+    app = create_app(Settings.from_env(env))
     async with app.router.lifespan_context(app):
         yield app
 
@@ -43,7 +43,7 @@ def client(app: FastAPI, token: str = "") -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://notes.test", headers=headers)
 
 
-async def new_token(app: FastAPI, *scopes: str) -> str:
-    """A token of a new owner."""
-    async with AsyncSession(app.state.engine) as session, session.begin():
-        return await tokens.create(session, uuid4(), "test", scopes, expires_at=None)
+async def new_token(app: FastAPI, *scopes: str, owner: UUID | None = None) -> str:
+    """A token, of a new owner where none is given."""
+    async with db.connected(app.state.pool) as connection:
+        return await tokens.create(connection, owner or uuid4(), "test", scopes, expires_at=None)

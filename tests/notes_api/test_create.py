@@ -51,7 +51,14 @@ async def test_a_commit_that_fails_is_no_success(ada: httpx.AsyncClient, cluster
 
 async def test_a_title_is_enough(ada: httpx.AsyncClient) -> None:
     note = (await ada.post("/v1/notes", json={"title": "Tea"})).json()
-    assert (note["content"], note["tags"]) == ("", [])
+    assert (note["content"], note["tags"], note["metadata"]) == ("", [], {})
+    assert (note["pinned"], note["archived"], note["attachments"]) == (False, False, [])
+    assert (note["deleted_at"], note["purge_at"]) == (None, None)
+
+
+async def test_a_tag_that_is_repeated_is_kept_once(ada: httpx.AsyncClient) -> None:
+    note = (await ada.post("/v1/notes", json={"title": "Tea", "tags": ["hot", "green", "hot"]})).json()
+    assert note["tags"] == ["hot", "green"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +68,7 @@ async def test_a_title_is_enough(ada: httpx.AsyncClient) -> None:
         {"title": "🍵" * 300},
         {"title": "x", "content": "x" * MIB},
         {"title": "x", "content": "🍵" * (MIB // 4)},
-        {"title": "x", "tags": ["x" * 100] * 50},
+        {"title": "x", "tags": [f"{number:x>100}" for number in range(50)]},
         {
             "title": "\u202e\u05e9\u05dc\u05d5\u05dd\r\n\t\ufffe",
             "content": "'; drop table notes.notes; -- \\x00 \\u0000",

@@ -4,12 +4,10 @@ import asyncio
 import socket
 import time
 from contextlib import AsyncExitStack
-from typing import Any
 
 import asyncpg
 import httpx
 from fastapi import FastAPI
-from sqlalchemy import event
 
 from deploy.local.postgres import UNPRIVILEGED_USER
 from notes_api import db
@@ -40,13 +38,8 @@ async def test_a_server_that_ended_the_connection_costs_no_request(
     app: FastAPI, ada: httpx.AsyncClient, cluster: Cluster, database: str
 ) -> None:
     ended: asyncio.Queue[object] = asyncio.Queue()
-
-    def watch(connection: Any, _: object) -> None:
-        connection.driver_connection.add_termination_listener(ended.put_nowait)
-
-    await app.state.engine.dispose()
-    event.listen(app.state.engine.sync_engine, "connect", watch)
-    assert (await ada.get("/v1/notes")).status_code == 200
+    async with app.state.pool.acquire() as connection:
+        connection.add_termination_listener(ended.put_nowait)
     terminate = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'notes_app' and datname = "
     cluster.server.psql("postgres", [f"{terminate} '{database}'"])
     await asyncio.wait_for(ended.get(), 10)
@@ -63,12 +56,12 @@ async def test_a_server_that_does_not_answer_is_not_waited_for() -> None:
 
 
 async def test_a_request_does_not_wait_long_for_a_connection(app: FastAPI, ada: httpx.AsyncClient) -> None:
-    held = [await app.state.engine.connect() for _ in range(db.CONNECTIONS)]
+    held = [await app.state.pool.acquire() for _ in range(db.CONNECTIONS)]
     started = time.monotonic()
     assert_unavailable(await ada.get("/v1/notes"))
     assert time.monotonic() - started < db.POOL_WAIT_SECONDS + 2
     for connection in held:
-        await connection.close()
+        await app.state.pool.release(connection)
     assert (await ada.get("/v1/notes")).status_code == 200
 
 

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 MIB = 1024 * 1024
+SENT = ("host", "accept", "accept-encoding", "connection", "user-agent")  # by httpx itself
 
 
 @pytest.mark.parametrize("path", ["/livez", "/v1/notes", "/nowhere"])
@@ -72,6 +73,36 @@ async def test_a_body_of_2_mib_is_read(ada: httpx.AsyncClient) -> None:
         "/v1/notes", content=body + b" " * (2 * MIB - len(body)), headers={"Content-Type": "application/json"}
     )
     assert response.status_code == 201
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+async def test_json_that_is_nested_deeply_is_not_followed(ada: httpx.AsyncClient, opening: str) -> None:
+    json = {"Content-Type": "application/json"}
+    response = await ada.post("/v1/notes", content=opening * (MIB // len(opening)), headers=json)
+    assert (response.status_code, response.json()["type"]) == (400, "/problems/malformed-request")
+    assert_problem(response)
+
+
+@pytest.mark.parametrize(("more", "status"), [(100 - len(SENT), 404), (101 - len(SENT), 431)])
+async def test_there_may_be_100_headers(anybody: httpx.AsyncClient, more: int, status: int) -> None:
+    response = await anybody.get("/nowhere", headers={f"X-{number}": "x" for number in range(more)})
+    assert response.status_code == status
+    assert_problem(response)
+
+
+async def test_headers_may_have_32_kib(anybody: httpx.AsyncClient) -> None:
+    assert (await anybody.get("/nowhere", headers={"X-Much": "x" * 31 * 1024})).status_code == 404
+    response = await anybody.get("/nowhere", headers={"X-Much": "x" * 32 * 1024})
+    assert (response.status_code, response.json()["type"]) == (431, "/problems/header-fields-too-large")
+
+
+@pytest.mark.parametrize("target", ["/{}", "/?{}"])
+async def test_path_and_query_may_have_8_kib(anybody: httpx.AsyncClient, target: str) -> None:
+    fits, too_long = (target.format("x" * length) for length in (8 * 1024 - 1, 8 * 1024))
+    assert (await anybody.get(fits)).status_code == 404
+    response = await anybody.get(too_long)
+    assert (response.status_code, response.json()["type"]) == (414, "/problems/uri-too-long")
+    assert_problem(response)
 
 
 async def chunks(size: int) -> AsyncIterator[bytes]:

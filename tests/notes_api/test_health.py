@@ -27,6 +27,15 @@ async def test_it_is_not_ready_before_its_migrations(
     assert (await anybody.get("/livez")).status_code == 200
 
 
+async def test_it_is_not_ready_on_the_schema_of_the_release_before(
+    anybody: httpx.AsyncClient, cluster: Cluster, database: str
+) -> None:
+    cluster.server.psql(database, ["update notes.alembic_version set version_num = '0001'"])
+    response = await anybody.get("/readyz")
+    assert (response.status_code, response.json()["type"]) == (503, "/problems/schema-behind")
+    assert response.json()["detail"] == f"The schema is at 0001, and this release needs {HEAD}."
+
+
 async def test_it_is_ready_on_the_schema_of_a_newer_release(
     anybody: httpx.AsyncClient, cluster: Cluster, database: str
 ) -> None:

@@ -1,5 +1,6 @@
 """python -m notes_api.tokens."""
 
+import json
 import re
 
 import pytest
@@ -44,6 +45,30 @@ def test_what_was_asked_for_is_kept(url: str, cluster: Cluster, database: str) -
     assert row.strip() == f"Ada's laptop|{OWNER}|{{notes:read}}|30"
 
 
+def test_tokens_are_listed_but_not_what_they_are(url: str, app: FastAPI) -> None:
+    made = run("tokens", *CREATE, "--owner", OWNER, HOLDFAST_DATABASE_URL=url).stdout.strip()
+    run("tokens", *CREATE, HOLDFAST_DATABASE_URL=url)
+    listed = run("tokens", "list", HOLDFAST_DATABASE_URL=url)
+    assert listed.returncode == 0, listed.stderr
+    assert len(listed.stdout.splitlines()) == 2
+    assert made.removeprefix("hf_") not in listed.stdout
+    of_ada = run("tokens", "list", "--owner", OWNER, HOLDFAST_DATABASE_URL=url)
+    token = json.loads(of_ada.stdout)
+    assert (token["owner"], token["name"], token["scopes"]) == (OWNER, "Ada's laptop", ["notes:read"])
+    assert token.keys() >= {"id", "created_at", "expires_at", "last_used_at"}
+
+
+async def test_a_token_is_revoked_by_its_id(url: str, app: FastAPI) -> None:
+    made = run("tokens", *CREATE, HOLDFAST_DATABASE_URL=url).stdout.strip()
+    token_id = json.loads(run("tokens", "list", HOLDFAST_DATABASE_URL=url).stdout)["id"]
+    async with client(app, made) as ada:
+        assert (await ada.get(f"/v1/notes/{OWNER}")).status_code == 404
+        assert run("tokens", "revoke", token_id, HOLDFAST_DATABASE_URL=url).returncode == 0
+        assert (await ada.get(f"/v1/notes/{OWNER}")).status_code == 401
+    again = run("tokens", "revoke", token_id, HOLDFAST_DATABASE_URL=url)
+    assert (again.returncode, again.stderr) == (1, "there is no such token\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -54,6 +79,8 @@ def test_what_was_asked_for_is_kept(url: str, cluster: Cluster, database: str) -
         ((*CREATE, "--expires-days", "0"), "--expires-days"),
         ((*CREATE, "--expires-days", "3651"), "--expires-days"),
         (("create", "--name", "", "--scope", "notes:read"), "--name"),
+        (("list", "--owner", "ada"), "--owner"),
+        (("revoke", "hf_x"), "id"),
     ],
 )
 def test_wrong_arguments_are_named(url: str, arguments: tuple[str, ...], complaint: str) -> None:

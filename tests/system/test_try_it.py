@@ -8,10 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from backup_lambda.retention import Policy
 from backup_lambda.settings import WorkerSettings
 from deploy.local.settings import PREFIX, ROOT, Settings
+from notes_api.settings import Settings as NotesSettings
 from tests.system.stack import Stack
 
 README = (ROOT / "README.md").read_text()
@@ -38,7 +40,13 @@ def test_try_it_and_getting_it_back_walk_through_the_whole_chain(
     stack = new_stack()
     stack.up()
     script = "".join(
-        [*commands(section("Try it")), "echo; echo 'GETTING IT BACK'\n", *commands(section("Getting it back"))]
+        [
+            *commands(section("Try it")),
+            "echo; echo 'GETTING IT BACK'\n",
+            *commands(section("Getting it back")),
+            "echo; echo 'THE NOTES API'\n",
+            *commands(section("The notes API")),
+        ]
     )
     script = script.replace(". .local/env", f". {stack.home}/env").replace("make cli", f"make -C {ROOT} cli")
     script = re.sub(r"(?<=PYTHONPATH=)(?=services)|(?<![\w/])(?=\.venv/)", f"{ROOT}/", script)
@@ -51,9 +59,11 @@ def test_try_it_and_getting_it_back_walk_through_the_whole_chain(
         timeout=200,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
-    said, back = done.stdout.split("GETTING IT BACK")
+    said, rest = done.stdout.split("GETTING IT BACK")
+    back, notes = rest.split("THE NOTES API\n")
     assert "Groceries" in said
     assert_all_of_it_is_back(back, done.stderr)
+    assert_the_notes_api_does_what_it_shows(notes)
     assert re.search(r'"state": ?"succeeded"', said)
     assert "\n403\n" in said, "the unsigned call"
     assert re.search(r'^\{"id":"[0-9a-f-]{36}",.*"title":"Groceries"', said, re.MULTILINE), "by zcat"
@@ -71,6 +81,35 @@ def assert_all_of_it_is_back(said: str, aside: str) -> None:
     assert '"state":"completed"' in said, "by curl"
     assert len(re.findall(r"^restore \S+ of \S+: completed", aside, re.MULTILINE)) == 4
     assert re.search(r"^\d+ rows added, ", aside, re.MULTILINE), "by `diff`"
+
+
+def assert_the_notes_api_does_what_it_shows(said: str) -> None:
+    refused, revisions, diff, listed, found, tags, restored, batch, imported, changes, beans, *_ = filter(
+        None, said.splitlines()
+    )
+    assert '"changed_fields":["pinned","metadata"]' in refused
+    assert revisions.count('"revision"') == 3
+    assert "+Leeks" in diff
+    assert '"count":1' in listed
+    assert "<mark>roses</mark>" in found
+    assert '{"tag":"garden","notes":1}' in tags
+    assert '"deleted_at":null' in restored
+    assert batch.count('"status":201') == 2
+    assert re.search(r'"created":0,"unchanged":[1-9]\d*,"exists":0', imported)
+    assert changes.count('"note.created"') == 1
+    assert beans == "beans"
+
+
+def test_the_table_of_the_notes_apis_settings_is_whole() -> None:
+    table = re.findall(r"^\| `(HOLDFAST_\w+)` \| (\S*) ?\|", section("The notes API"), re.MULTILINE)
+
+    def shown(value: object) -> str:
+        return str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+
+    fields = NotesSettings.model_fields
+    assert [(name, default.strip("|")) for name, default in table] == [
+        (f"{PREFIX}{name.upper()}", "" if each.is_required() else shown(each.default)) for name, each in fields.items()
+    ]
 
 
 def test_the_table_of_settings_is_whole() -> None:

@@ -1,5 +1,8 @@
 """Starting, stopping, and what is there afterwards, however it ended."""
 
+import base64
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -7,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -16,6 +20,7 @@ from tests.system.stack import LOCAL_PYTHON, Stack, eventually
 
 pytestmark = pytest.mark.timeout(400)  # several starts of a whole stack
 NewStack = Callable[[], Stack]
+BYTES = b"what is attached"
 
 
 def test_ctrl_c_leaves_nothing_behind_and_the_next_start_finds_everything(new_stack: NewStack) -> None:
@@ -31,6 +36,32 @@ def test_ctrl_c_leaves_nothing_behind_and_the_next_start_finds_everything(new_st
     stack.up()
     assert stack.env["AWS_ACCESS_KEY_ID"] == keys, "a person's shell stays valid"
     _finds(stack, note, backup_id)
+
+
+def test_the_folder_of_a_former_release_goes_on(new_stack: NewStack) -> None:
+    """It lacks a secret, and its token has fewer scopes: the new one reaches the same notes."""
+    stack = new_stack()
+    stack.up()
+    note, former = _write_note(stack), stack.env["NOTES_TOKEN"]
+    stack.execute("update notes.tokens set scopes = array['notes:read', 'notes:write']")
+    assert stack.down() == 0
+    secrets = json.loads((stack.home / "secrets.json").read_text())
+    del secrets["notes_signing_key"]
+    (stack.home / "secrets.json").write_text(json.dumps(secrets))
+
+    stack.up()
+    assert stack.env["NOTES_TOKEN"] != former
+    with stack.notes() as notes:
+        assert notes.get(f"/v1/notes/{note}").status_code == 200
+        _attach(notes, note)
+    token = stack.env["NOTES_TOKEN"]
+    assert stack.down() == 0
+    stack.up()
+    assert stack.env["NOTES_TOKEN"] == token
+    with stack.notes() as notes:
+        (attachment,) = notes.get(f"/v1/notes/{note}").json()["attachments"]
+        path = f"/v1/notes/{note}/attachments/{attachment['id']}"
+        assert httpx.get(notes.get(path).json()["download"]["url"]).content == BYTES
 
 
 def test_a_killed_emulator_is_reported_and_forgets_nothing_that_was_acknowledged(new_stack: NewStack) -> None:
@@ -128,6 +159,17 @@ def test_an_ordinary_user_can_start_it(new_stack: NewStack) -> None:
     assert stack.ended(stack.trigger())["state"] == "succeeded"
     assert not (stack.home / "postgres").is_symlink(), "only root needs a directory elsewhere"
     assert stack.down() == 0
+
+
+def _attach(notes: httpx.Client, note: str) -> None:
+    sha256 = base64.b64encode(hashlib.sha256(BYTES).digest()).decode()
+    new = {"name": "x.txt", "content_type": "text/plain", "size_bytes": len(BYTES), "sha256": sha256}
+    announced = notes.post(f"/v1/notes/{note}/attachments", json=new)
+    assert announced.status_code == 201, announced.text
+    form = announced.json()["upload"]
+    assert httpx.post(form["url"], data=form["fields"], files={"file": BYTES}).status_code == 204
+    confirmed = notes.post(f"{announced.headers['Location']}:confirm")
+    assert confirmed.status_code == 200, confirmed.text
 
 
 def _write_note(stack: Stack) -> str:

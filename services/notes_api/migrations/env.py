@@ -2,20 +2,8 @@
 
 from alembic import context
 
-from notes_api.models import SCHEMA, Table
+from notes_api.migrate import SCHEMA
 
-
-def _ours(name: str | None, kind: str, _: object) -> bool:
-    """Other services live in the same database, in schemas of their own."""
-    return kind != "schema" or name == SCHEMA
-
-
-context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=Table.metadata,
-    version_table_schema=SCHEMA,
-    include_schemas=True,
-    include_name=_ours,
-)
+context.configure(connection=context.config.attributes["connection"], version_table_schema=SCHEMA)
 with context.begin_transaction():
     context.run_migrations()

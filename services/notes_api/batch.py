@@ -1,0 +1,123 @@
+"""Many changes at once: all or none of them, or each for itself; or only what would become of them."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from notes_api import notes
+from notes_api.db import Connection, Row
+from notes_api.errors import NotesError
+from notes_api.notes import Version
+from notes_api.schemas import InvalidPart, NoteEdit, NoteIn
+
+MOST = 100
+# In the order of their ids, before anything is changed: two batches that meet wait for each other, and do not deadlock.
+_LOCK = "select from notes.notes where owner = $1 and id = any ($2) order by id for update"
+
+
+class _Operation(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Create(_Operation):
+    """Make a note."""
+
+    op: Literal["create"]
+    note: NoteIn
+    id: Annotated[UUID | None, Field(strict=False, description="One of your own; without it, one is made.")] = None
+
+
+class Update(_Operation):
+    """Change some of a note, by a merge patch."""
+
+    op: Literal["update"]
+    id: Annotated[UUID, Field(strict=False)]
+    if_match: Annotated[str, Field(max_length=200, description="The ETag of the version that is changed.")]
+    change: NoteEdit
+
+
+class Delete(_Operation):
+    """Put a note into the trash."""
+
+    op: Literal["delete"]
+    id: Annotated[UUID, Field(strict=False)]
+    if_match: Annotated[str, Field(max_length=200, description="The ETag of the version that is changed.")]
+
+
+class Restore(_Operation):
+    """Take a note out of the trash."""
+
+    op: Literal["restore"]
+    id: Annotated[UUID, Field(strict=False)]
+    if_match: Annotated[str, Field(max_length=200, description="The ETag of the version that is changed.")]
+
+
+Operation = Annotated[Create | Update | Delete | Restore, Field(discriminator="op")]
+
+
+class Done(NamedTuple):
+    """What became of an operation: the note, or why it was refused."""
+
+    operation: Create | Update | Delete | Restore
+    row: Row | None
+    refused: NotesError | None = None
+
+
+async def run(
+    connection: Connection,
+    owner: UUID,
+    operations: Sequence[Operation],
+    trash_days: int,
+    *,
+    atomic: bool,
+    dry_run: bool,
+) -> list[Done]:
+    """One for each operation, in their order. If `atomic`, raises what the first that is refused raised."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(_LOCK, owner, [operation.id for operation in operations if operation.id])
+        done = [await _do(connection, owner, each, trash_days) for each in operations]
+        for index, each in enumerate(done):
+            if atomic and each.refused:
+                raise _of_operation(each.refused, index)
+    except BaseException:
+        await transaction.rollback()
+        raise
+    await (transaction.rollback() if dry_run else transaction.commit())
+    return done
+
+
+async def _do(connection: Connection, owner: UUID, operation: Operation, trash_days: int) -> Done:
+    try:
+        async with connection.transaction():  # a savepoint
+            return Done(operation, await _changed(connection, owner, operation, trash_days))
+    except NotesError as error:
+        return Done(operation, None, error)
+
+
+async def _changed(connection: Connection, owner: UUID, operation: Operation, trash_days: int) -> Row:
+    match operation:
+        case Create(id=None):
+            return await notes.create(connection, owner, operation.note)
+        case Create():
+            assert operation.id
+            return await notes.create_with_id(connection, owner, operation.id, operation.note)
+        case Update():
+            expected = Version.read(operation.if_match)
+            return await notes.edit(connection, owner, operation.id, operation.change, expected)
+        case Delete():
+            expected = Version.read(operation.if_match)
+            return await notes.trash(connection, owner, operation.id, expected, trash_days)
+        case Restore():
+            return await notes.restore(connection, owner, operation.id, Version.read(operation.if_match))
+
+
+def _of_operation(error: NotesError, index: int) -> NotesError:
+    """With the place of the operation that it is about."""
+    part = InvalidPart(pointer=f"#/operations/{index}", code=error.type, detail=error.detail)
+    error.members = {**error.members, "errors": [part]}
+    error.detail = f"Operation {index} was refused, so nothing was changed. {error.detail}"
+    return error

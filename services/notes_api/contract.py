@@ -1,0 +1,57 @@
+"""What the OpenAPI document says beyond what FastAPI finds in the code."""
+
+from typing import Any
+
+from notes_api.problems import MEDIA_TYPE
+
+ABOUT: dict[str, Any] = {
+    "title": "Holdfast notes",
+    "version": "1",
+    "summary": "Notes whose backups are proven.",
+    "description": "Notes whose backups are proven. Every error is `application/problem+json`. Every change of a note"
+    " names the version that it changes, in `If-Match`, and every POST may have an `Idempotency-Key`.",
+    "license_info": {"name": "MIT", "identifier": "MIT"},
+    "servers": [{"url": "/", "description": "Where this document is from."}],
+    "openapi_tags": [
+        {"name": "notes", "description": "Notes, one by one: made, read, changed, put into the trash and taken out."},
+        {"name": "revisions", "description": "What a note was before each change."},
+        {"name": "lists", "description": "Many notes: lists, searches and tags, a page at a time."},
+        {"name": "bulk", "description": "Many notes at once: batches, import and export."},
+        {"name": "changes", "description": "What happened to an owner's notes, in order and without a gap."},
+        {"name": "attachments", "description": "Files of a note, which go to a bucket and come from it directly."},
+        {"name": "tokens", "description": "Who may do what: each token has scopes, and is shown once."},
+    ],
+}
+MERGE_PATCH = "application/merge-patch+json"
+_PARAMETERS = {
+    "note_id": "The note's `id`.",
+    "attachment_id": "The attachment's `id`.",
+    "token_id": "The token's `id`, which is not the token.",
+    "revision": "A number that `listRevisions` gives.",
+    "limit": "How many at most.",
+    "pinned": "Only those that are pinned, or that are not.",
+    "archived": "Only those that are archived, or that are not.",
+    "permanent": "Delete what is in the trash for good.",
+    "from": "Where to begin.",
+    "to": "Where to end.",
+}
+
+
+def document(openapi: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's document, set right: it has one media type per route for all answers, and one for what is sent."""
+    for path in openapi["paths"].values():
+        for operation in path.values():
+            bodies = operation.get("requestBody", {}).get("content", {})
+            if MERGE_PATCH in bodies:
+                bodies[MERGE_PATCH] = bodies.pop("application/json", bodies[MERGE_PATCH])
+            for parameter in operation.get("parameters", []):
+                if known := _PARAMETERS.get(parameter["name"]):
+                    parameter.setdefault("description", known)
+                if parameter["name"].lower() == "if-match":
+                    parameter["schema"] = {"type": "string", "pattern": r'^"[1-9][0-9]{0,8}-[0-9a-f]{1,14}"$'}
+            for status, answer in operation["responses"].items():
+                if status >= "400" and "application/json" in answer.get("content", {}):
+                    answer["content"] = {MEDIA_TYPE: answer["content"]["application/json"]}
+    for member in openapi["components"]["schemas"]["NoteEdit"]["properties"].values():
+        member.pop("default", None)  # what is absent stays as it is
+    return openapi

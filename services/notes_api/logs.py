@@ -1,0 +1,86 @@
+"""Logs: a JSON object a line on standard output, with the ids of the request and of its trace.
+
+What a client wrote is in none, nor is a token. So an exception is told by its class and where it was raised, and its
+text is left out where that quotes values.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from time import perf_counter
+
+import asyncpg
+import pydantic
+from asyncpg.exceptions import DataError as UnsendableValue
+from fastapi.exceptions import ValidationException
+
+from notes_api.exchange import Exchange, current
+
+# Their texts quote values: of a row, of an argument, of a body.
+_QUOTING = (asyncpg.DataError, UnsendableValue, pydantic.ValidationError, ValidationException, UnicodeError)
+
+_access = logging.getLogger("notes_api.access")
+
+
+def to_stdout() -> None:
+    """For a process that is ours. uvicorn writes here too, but for its access log, which would be a second one."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = name != "uvicorn.access"
+    for name in ("notes_api", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def access(exchange: Exchange) -> None:
+    """The one line of a request, when it has been answered."""
+    if _access.isEnabledFor(logging.INFO):
+        fields = {
+            "method": exchange.method,
+            "route": exchange.route,
+            "status": exchange.status,
+            "seconds": round(perf_counter() - exchange.started, 6),
+            "token_id": str(exchange.token_id) if exchange.token_id else None,
+        }
+        _access.info("request", extra={"fields": fields})
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if exchange := current.get():
+            line["request_id"] = exchange.request_id
+            if exchange.trace_id:
+                line["trace_id"] = exchange.trace_id
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[1]:
+            line["exception"] = "\n".join(_told(record.exc_info[1]))
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def _told(error: BaseException) -> Iterator[str]:
+    """From the first that was raised to the last, each with its frames."""
+    if earlier := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        yield from _told(earlier)
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _told(each)
+    yield from (line.rstrip("\n") for line in traceback.format_tb(error.__traceback__))
+    name = type(error).__qualname__
+    if isinstance(error, _QUOTING):
+        yield name
+    elif isinstance(error, asyncpg.PostgresError):
+        yield f"{name}: {error.sqlstate} {error.args[0] if error.args else ''}"  # without DETAIL, which quotes rows
+    else:
+        yield f"{name}: {error}"

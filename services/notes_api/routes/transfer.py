@@ -1,0 +1,116 @@
+"""All notes at once, out and in."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from notes_api import exported, imported
+from notes_api.access import Reader, Writer
+from notes_api.db import Db
+from notes_api.errors import MalformedRequest, TooManyExports, UnsupportedMediaType
+from notes_api.exported import ExportedNote
+from notes_api.imported import LineReport, NoteLine, Summary
+from notes_api.problems import documented
+from notes_api.routes.parts import ALWAYS, Nothing, Takes, header
+
+router = APIRouter(prefix="/v1", tags=["transfer"])
+
+IMPORT = "/v1/notes:import"
+LINES = "application/x-ndjson"
+REPORT_IN_MEMORY_BYTES = 1024 * 1024
+CHUNK_BYTES = 64 * 1024
+
+
+def _of_lines(*models: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI 3.1 has no word for a line: this is what each of them is."""
+    each = [model.model_json_schema(ref_template="#/components/schemas/{model}") for model in models]
+    text = " or ".join(schema["title"] for schema in each)
+    return {LINES: {"schema": {"type": "string", "description": f"A line each, as JSON: {text}."}}}
+
+
+@router.get(
+    "/notes:export",
+    operation_id="exportNotes",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "All notes, the trash included, as they were at one moment. Without the end of the answer,"
+            " as HTTP marks it, something is missing.",
+            "content": _of_lines(ExportedNote),
+            "headers": {"Changes-Cursor": header("Where to follow the changes from: GET /v1/changes?cursor=...")},
+        },
+        **documented(*ALWAYS, TooManyExports),
+    },
+)
+async def export(request: Request, caller: Reader, _: Nothing) -> StreamingResponse:
+    """Read all notes, one per line."""
+    state = request.app.state
+    lines = exported.lines(state.pool, state.exports, state.signer, caller.owner)
+    cursor = (await anext(lines)).decode()
+    return StreamingResponse(lines, media_type=LINES, headers={"Changes-Cursor": cursor, "Cache-Control": "no-store"})
+
+
+class ImportQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    existing: Annotated[
+        Literal["keep", "replace"], Field(description="What to do with a note that is there, and differs.")
+    ] = "keep"
+
+
+async def _no_key(request: Request) -> None:
+    """Raises MalformedRequest."""
+    if "idempotency-key" in request.headers:
+        raise MalformedRequest("An import takes no Idempotency-Key: sent again, it changes nothing.")
+
+
+@router.post(
+    "/notes:import",
+    operation_id="importNotes",
+    response_class=StreamingResponse,
+    dependencies=[Depends(Takes(LINES)), Depends(_no_key)],
+    openapi_extra={"requestBody": {"required": True, "content": _of_lines(NoteLine)}},
+    responses={
+        200: {
+            "description": "What became of each line, in their order, and then how many there were of each.",
+            "content": _of_lines(LineReport, Summary),
+        },
+        **documented(*ALWAYS, UnsupportedMediaType),
+    },
+)
+async def import_(
+    request: Request, caller: Writer, connection: Db, query: Annotated[ImportQuery, Query()]
+) -> StreamingResponse:
+    """Make notes of lines, each for itself: as an export gives them, or as a client writes them.
+
+    A line with an `id` makes the note with this id. Sent again, a line changes nothing.
+    """
+    await request.app.state.pool.release(connection)  # others need it while the client sends
+    summary = Summary()
+    # Sent when all is read: a client that reads only after it has sent would wait for us, and we for it.
+    report = tempfile.SpooledTemporaryFile(REPORT_IN_MEMORY_BYTES)  # noqa: SIM115 - closed where it is sent
+    try:
+        lines = imported.reports(
+            request.app.state.pool, caller.owner, request.stream(), replace=query.existing == "replace"
+        )
+        async for each in lines:
+            report.write(each.model_dump_json(exclude_none=True).encode() + b"\n")
+            summary.lines += 1
+            setattr(summary, each.status, getattr(summary, each.status) + 1)
+        report.write(b'{"summary":' + summary.model_dump_json().encode() + b"}\n")
+        report.seek(0)
+    except BaseException:
+        report.close()
+        raise
+    return StreamingResponse(_sent(report), media_type=LINES)
+
+
+async def _sent(report: Any) -> AsyncIterator[bytes]:
+    with report:
+        while chunk := await run_in_threadpool(report.read, CHUNK_BYTES):
+            yield chunk
