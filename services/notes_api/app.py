@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.revisions = migrate.revisions()
     app.state.metrics = Metrics()
     app.state.exports = Exports()
-    for each in (notes, revisions, lists, search, text, tokens, attachments, changes, batch, transfer):
+    for each in (notes, lists, search, revisions, text, tokens, attachments, changes, batch, transfer):
         app.include_router(each.router)
     app.include_router(health.router)
     app.include_router(metrics.router)

@@ -1,6 +1,7 @@
 """Many changes at once: all or none of them, or each for itself; or only what would become of them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Literal, NamedTuple
 from uuid import UUID
 
@@ -13,7 +14,9 @@ from notes_api.notes import Version
 from notes_api.schemas import InvalidPart, NoteEdit, NoteIn
 
 MOST = 100
-# In the order of their ids, before anything is changed: two batches that meet wait for each other, and do not deadlock.
+# Batches and imports of an owner take turns, since two that make the same notes in another order would deadlock.
+TAKE_TURNS = "select pg_advisory_xact_lock(hashtextextended('notes:' || $1::uuid, 0))"
+# In the order of their ids, before the first change takes the row of `feeds`: a single change has its note first, too.
 _LOCK = "select from notes.notes where owner = $1 and id = any ($2) order by id for update"
 
 
@@ -57,6 +60,10 @@ class Restore(_Operation):
 Operation = Annotated[Create | Update | Delete | Restore, Field(discriminator="op")]
 
 
+class _NothingIsKept(Exception):
+    """Of a dry run."""
+
+
 class Done(NamedTuple):
     """What became of an operation: the note, or why it was refused."""
 
@@ -75,18 +82,17 @@ async def run(
     dry_run: bool,
 ) -> list[Done]:
     """One for each operation, in their order. If `atomic`, raises what the first that is refused raised."""
-    transaction = connection.transaction()
-    await transaction.start()
-    try:
-        await connection.execute(_LOCK, owner, [operation.id for operation in operations if operation.id])
-        done = [await _do(connection, owner, each, trash_days) for each in operations]
-        for index, each in enumerate(done):
-            if atomic and each.refused:
-                raise _of_operation(each.refused, index)
-    except BaseException:
-        await transaction.rollback()
-        raise
-    await (transaction.rollback() if dry_run else transaction.commit())
+    done: list[Done] = []
+    with suppress(_NothingIsKept):
+        async with connection.transaction():
+            await connection.execute(TAKE_TURNS, owner)
+            await connection.execute(_LOCK, owner, [operation.id for operation in operations if operation.id])
+            for index, each in enumerate(operations):
+                done.append(await _do(connection, owner, each, trash_days))
+                if atomic and (refused := done[-1].refused):
+                    raise _of_operation(refused, index)
+            if dry_run:
+                raise _NothingIsKept
     return done
 
 

@@ -46,7 +46,11 @@ where c.owner = old.owner and c.seq <= old.newest
 """
 # A restore may have brought back an attachment whose object was about to go.
 _NEEDED = "delete from notes.discarded_objects as d using notes.attachments as a where a.object = d.object"
-_DISCARDED = "select object from notes.discarded_objects order by discarded_at limit $1 for update skip locked"
+# Not before the form with which it may be uploaded has expired.
+_DISCARDED = """
+select object from notes.discarded_objects where discarded_at < now() - interval '20 minutes'
+order by discarded_at limit $1 for update skip locked
+"""
 _FORGET_DISCARDED = "delete from notes.discarded_objects where object = any ($1)"
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ ABOUT: dict[str, Any] = {
     "openapi_tags": [
         {"name": "notes", "description": "Notes, one by one: made, read, changed, put into the trash and taken out."},
         {"name": "revisions", "description": "What a note was before each change."},
+        {"name": "transfer", "description": "All notes at once, out and in, as lines of JSON."},
         {"name": "lists", "description": "Many notes: lists, searches and tags, a page at a time."},
         {"name": "bulk", "description": "Many notes at once: batches, import and export."},
         {"name": "changes", "description": "What happened to an owner's notes, in order and without a gap."},
@@ -47,6 +48,7 @@ def document(openapi: dict[str, Any]) -> dict[str, Any]:
             for parameter in operation.get("parameters", []):
                 if known := _PARAMETERS.get(parameter["name"]):
                     parameter.setdefault("description", known)
+                parameter["schema"] = _without_null(parameter["schema"])
                 if parameter["name"].lower() == "if-match":
                     parameter["schema"] = {"type": "string", "pattern": r'^"[1-9][0-9]{0,8}-[0-9a-f]{1,14}"$'}
             for status, answer in operation["responses"].items():
@@ -55,3 +57,10 @@ def document(openapi: dict[str, Any]) -> dict[str, Any]:
     for member in openapi["components"]["schemas"]["NoteEdit"]["properties"].values():
         member.pop("default", None)  # what is absent stays as it is
     return openapi
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter is there or not, and never null."""
+    kinds = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    rest = {name: value for name, value in schema.items() if name not in {"anyOf", "title"}}
+    return kinds[0] | rest if len(kinds) == 1 else schema

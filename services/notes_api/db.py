@@ -2,13 +2,14 @@
 
 There is no mapper between us and PostgreSQL. What a request does is mostly one statement, which is a transaction of its
 own; where it is more, the domain function says `async with connection.transaction()`. Both end before the answer
-leaves, since the dependency's scope is the route's function.
+leaves: the route lets go of what its request holds when its function has returned. See routes/parts.py.
 """
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from types import TracebackType
 from typing import Annotated, Any, TypeAlias
 
 import asyncpg
@@ -62,36 +63,62 @@ def pool(settings: DatabaseSettings, watch: Callable[[Any], None] | None = None)
     )
 
 
-@asynccontextmanager
-async def connected(pool: Pool) -> AsyncIterator[Connection]:
+class connected:  # noqa: N801  # `async with connected(pool) as connection`, without what a generator costs
     """Raises DatabaseUnavailable in place of what driver and pool raise when asking again may help."""
-    with unavailability():
-        async with pool.acquire(timeout=POOL_WAIT_SECONDS) as connection:
-            yield connection
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> Connection:
+        with unavailability():
+            self._connection: Any = await self._pool.acquire(timeout=POOL_WAIT_SECONDS)
+        found: Connection = self._connection
+        return found
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with unavailability():
+            try:
+                await self._pool.release(self._connection)
+            finally:
+                if error is not None and _says_not_now(error):
+                    raise error
 
 
-async def _of_request(request: Request) -> AsyncIterator[Connection]:
-    async with connected(request.app.state.pool) as connection:
-        yield connection
+class Held(AsyncExitStack):
+    """What a request holds until its route's function has returned: a connection, and a transaction on it."""
+
+    connection: "Connection | None" = None
 
 
-# The default scope of a dependency ends after the answer was sent: a failing commit would follow a 201.
-Db = Annotated[Connection, Depends(_of_request, scope="function")]
+async def of_request(request: Request) -> Any:  # a Connection, which is no type at run time, where FastAPI looks
+    """The same one, however often it is asked for. A dependency that yields would cost more than its statement."""
+    held: Held = request.state.held
+    if held.connection is None:
+        held.connection = await held.enter_async_context(connected(request.app.state.pool))
+    return held.connection
+
+
+Db = Annotated[Connection, Depends(of_request)]
 
 
 @contextmanager
 def unavailability() -> Iterator[None]:
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
-        # A connection does nothing but talk to the database: these are a refused, silent or broken one, or none free.
-        log.warning("database unavailable: %s", error.__class__.__name__)
-        raise DatabaseUnavailable from error
-    except asyncpg.PostgresError as error:
-        if not (error.sqlstate or "").startswith(_NOT_NOW):
+    except Exception as error:
+        if not _says_not_now(error):
             raise
-        log.warning("database unavailable: %s %s", error.__class__.__name__, error.sqlstate)
+        log.warning("database unavailable: %s %s", error.__class__.__name__, getattr(error, "sqlstate", None) or "")
         raise DatabaseUnavailable from error
+
+
+def _says_not_now(error: BaseException) -> bool:
+    """A connection does nothing but talk to the database: it is refused, silent or broken, or none is free."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith(_NOT_NOW)
+    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError)
 
 
 async def _nothing_to_reset(_: Connection) -> None:

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request
 
-from notes_api.db import Db
+from notes_api import db
 from notes_api.errors import SchemaBehind
 
 router = APIRouter(include_in_schema=False)
@@ -15,14 +15,15 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz")
-async def readyz(request: Request, connection: Db) -> dict[str, str]:
+async def readyz(request: Request) -> dict[str, str]:
     """Raises SchemaBehind or DatabaseUnavailable.
 
     A revision that this release does not know was made by a newer one, and migrations leave the release before them
     working: so it is ready, or no release could be rolled back.
     """
-    migrated = await connection.fetchval("select to_regclass('notes.alembic_version') is not null")
-    current = await connection.fetchval("select version_num from notes.alembic_version") if migrated else None
+    async with db.connected(request.app.state.pool) as connection:
+        migrated = await connection.fetchval("select to_regclass('notes.alembic_version') is not null")
+        current = await connection.fetchval("select version_num from notes.alembic_version") if migrated else None
     head, *older = request.app.state.revisions
     if current is None or current in older:
         raise SchemaBehind(f"The schema is at {current or 'nothing'}, and this release needs {head}.")

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from notes_api.access import known
 from notes_api.cursors import Signer
-from notes_api.db import Connection, Db
+from notes_api.db import Connection, of_request
 from notes_api.errors import KeyReused, RequestInFlight
 
 KEPT = "24 hours"
@@ -89,28 +89,27 @@ class Once:
         return Response(body, status, dict(headers), "application/json")
 
 
-async def _once(request: Request, connection: Db, key: Key = None) -> AsyncIterator[Once]:
+async def _once(request: Request, key: Key = None) -> Once:
     """Raises KeyReused, RequestInFlight, and Replay, which is not an error; and what `known` raises."""
-    caller = await known(request, connection)
+    caller, connection = await known(request), await of_request(request)
     signer: Signer = request.app.state.signer
     if key is None:
-        yield Once(connection, signer, caller.owner, None)
-        return
+        return Once(connection, signer, caller.owner, None)
     key = key.strip().strip('"')
     fingerprint = await _fingerprint(request)
-    async with connection.transaction():
-        if not await connection.fetchval(_LOCK, _number(caller.owner.bytes + _hash(key))):
-            raise RequestInFlight
-        if found := await connection.fetchrow(_FIND, caller.owner, _hash(key)):
-            if found["fingerprint"] != fingerprint:
-                raise KeyReused("The key was used for another request. Make a new one for each change.")
-            headers = found["headers"] | {REPLAYED: "true"}
-            body = _SALT.sub(lambda salt: _derived(signer, caller.owner, salt[1].decode()).encode(), found["body"])
-            raise Replay(Response(body, found["status"], headers, "application/json"))
-        yield Once(connection, signer, caller.owner, key, fingerprint)
+    await request.state.held.enter_async_context(connection.transaction())  # ends before the answer leaves
+    if not await connection.fetchval(_LOCK, _number(caller.owner.bytes + _hash(key))):
+        raise RequestInFlight
+    if found := await connection.fetchrow(_FIND, caller.owner, _hash(key)):
+        if found["fingerprint"] != fingerprint:
+            raise KeyReused("The key was used for another request. Make a new one for each change.")
+        headers = found["headers"] | {REPLAYED: "true"}
+        body = _SALT.sub(lambda salt: _derived(signer, caller.owner, salt[1].decode()).encode(), found["body"])
+        raise Replay(Response(body, found["status"], headers, "application/json"))
+    return Once(connection, signer, caller.owner, key, fingerprint)
 
 
-Doing = Annotated[Once, Depends(_once, scope="function")]
+Doing = Annotated[Once, Depends(_once)]
 
 
 async def _fingerprint(request: Request) -> bytes:

@@ -13,15 +13,21 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from notes_api.db import Connection, Pool, Row, connected
+from notes_api import tokens
+from notes_api.batch import TAKE_TURNS
+from notes_api.db import Connection, Pool, connected
+from notes_api.errors import TokenRefused
 from notes_api.notes import FIELDS, differ
 from notes_api.schemas import InvalidPart, NoteIn, Time
+from notes_api.tokens import Caller
 
 MAX_LINE_BYTES = 8 * 1024 * 1024  # 1 MiB of text whose every character is escaped
 AT_ONCE = 200
 AT_ONCE_BYTES = 2 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_STORED = {*FIELDS, "id", "created_at", "updated_at", "deleted_at", "purge_at"}
 
 Status = Literal["created", "unchanged", "exists", "replaced", "failed"]
 
@@ -38,9 +44,10 @@ order by id
 on conflict (id) do nothing
 returning id
 """
+_LOCK = "select from notes.notes where owner = $1 and id = any ($2) order by id for update"
 _THERE = """
-select id, owner, title, content, tags, pinned, archived, metadata, deleted_at from notes.notes
-where id = any ($1) order by id for update
+select id, title, content, tags, pinned, archived, metadata, deleted_at from notes.notes
+where owner = $1 and id = any ($2)
 """
 _REPLACE = """
 update notes.notes set title = $3, content = $4, tags = $5, pinned = $6, archived = $7, metadata = $8, deleted_at = $9,
@@ -68,7 +75,10 @@ class NoteLine(NoteIn):
     updated_at: Past | None = None
     deleted_at: Past | None = None
     purge_at: Time | None = None
-    revision: Annotated[Any, Field(description="Not taken: revisions begin anew.")] = None
+    revision: Annotated[Any, Field(description="Not taken, as what follows: they begin anew.")] = None
+    etag: Any = None
+    attachment_count: Any = None
+    attachments: Any = None
 
 
 class LineReport(BaseModel):
@@ -94,18 +104,20 @@ class Summary(BaseModel):
     failed: int = 0
 
 
-async def reports(pool: Pool, owner: UUID, body: AsyncIterator[bytes], *, replace: bool) -> AsyncIterator[LineReport]:
-    """One for each line that is not blank, in their order. Raises DatabaseUnavailable."""
+async def reports(
+    pool: Pool, caller: Caller, body: AsyncIterator[bytes], *, replace: bool
+) -> AsyncIterator[LineReport]:
+    """One for each line that is not blank, in their order. Raises DatabaseUnavailable and TokenRefused."""
     waiting: list[tuple[LineReport, NoteLine | None]] = []
     waiting_bytes = 0
     async for number, line in _lines(body):
-        waiting.append(_read(owner, number, line))
+        waiting.append(_read(caller.owner, number, line))
         waiting_bytes += len(line or b"")
         if len(waiting) >= AT_ONCE or waiting_bytes >= AT_ONCE_BYTES:
-            for report in await _store(pool, owner, waiting, replace=replace):
+            for report in await _store(pool, caller, waiting, replace=replace):
                 yield report
             waiting, waiting_bytes = [], 0
-    for report in await _store(pool, owner, waiting, replace=replace):
+    for report in await _store(pool, caller, waiting, replace=replace):
         yield report
 
 
@@ -150,32 +162,38 @@ def _read(owner: UUID, number: int, line: bytes | None) -> tuple[LineReport, Not
 
 
 async def _store(
-    pool: Pool, owner: UUID, given: Sequence[tuple[LineReport, NoteLine | None]], *, replace: bool
+    pool: Pool, caller: Caller, given: Sequence[tuple[LineReport, NoteLine | None]], *, replace: bool
 ) -> list[LineReport]:
     notes = {note.id: note for _, note in reversed(given) if note}  # the first of those with the same id
+    owner = caller.owner
     if notes:
         async with connected(pool) as connection, connection.transaction():
-            rows = [note.model_dump(mode="json", exclude={"revision"}) for note in notes.values()]
+            if not await tokens.holds(connection, caller.token_id):  # it may have been revoked since the first line
+                raise TokenRefused
+            await connection.execute(TAKE_TURNS, owner)
+            await connection.execute(_LOCK, owner, list(notes))
+            rows = [note.model_dump(mode="json", include=_STORED) for note in notes.values()]
             made = {row["id"] for row in await connection.fetch(_INSERT, owner, rows)}
-            there = {row["id"]: row for row in await connection.fetch(_THERE, list(notes))}
+            there = {row["id"]: dict(row) for row in await connection.fetch(_THERE, owner, list(notes))}
             for report, note in given:
                 if note and not (note is notes[note.id] and note.id in made):
-                    await _meet(connection, owner, report, note, there[note.id], replace=replace)
+                    await _meet(connection, owner, report, note, there.get(note.id, {}), replace=replace)
     return [report for report, _ in given]
 
 
 async def _meet(
-    connection: Connection, owner: UUID, report: LineReport, note: NoteLine, row: Row, *, replace: bool
+    connection: Connection, owner: UUID, report: LineReport, note: NoteLine, there: dict[str, Any], *, replace: bool
 ) -> None:
-    """A note with the id is there."""
-    if row["owner"] != owner:
+    """A note with the id is there, as an earlier line has left it."""
+    values = {name: getattr(note, name) for name in (*FIELDS, "deleted_at")}
+    if not there:  # somebody else's, or purged this moment
         report.status = "failed"
         report.errors = [InvalidPart(pointer="#/id", code="id_taken", detail="Make another id.")]
-    elif not any(differ(row[name], getattr(note, name)) for name in (*FIELDS, "deleted_at")):
+    elif not any(differ(there[name], value) for name, value in values.items()):
         report.status = "unchanged"
     elif replace:
-        values = [getattr(note, name) for name in FIELDS]
-        await connection.execute(_REPLACE, note.id, owner, *values, note.deleted_at, note.purge_at)
+        await connection.execute(_REPLACE, note.id, owner, *values.values(), note.purge_at)
+        there.update(values)
         report.status = "replaced"
     else:
         report.status = "exists"

@@ -22,6 +22,7 @@ from notes_api.exchange import Exchange, current
 # Their texts quote values: of a row, of an argument, of a body.
 _QUOTING = (asyncpg.DataError, UnsendableValue, pydantic.ValidationError, ValidationException, UnicodeError)
 
+_JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 _access = logging.getLogger("notes_api.access")
 
 
@@ -66,7 +67,7 @@ class JsonLines(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[1]:
             line["exception"] = "\n".join(_told(record.exc_info[1]))
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _JSON.encode(line)
 
 
 def _told(error: BaseException) -> Iterator[str]:

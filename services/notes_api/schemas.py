@@ -3,7 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
@@ -151,10 +151,10 @@ class NoteEdit(BaseModel):
     )
 
     title: Title = ""
-    content: Annotated[Content, BeforeValidator(lambda given: "" if given is None else given)] = ""
-    tags: Annotated[Tags, BeforeValidator(lambda given: [] if given is None else given)] = []
-    pinned: Annotated[bool, BeforeValidator(lambda given: False if given is None else given)] = False
-    archived: Annotated[bool, BeforeValidator(lambda given: False if given is None else given)] = False
+    content: Annotated[Content | None, AfterValidator(lambda given: "" if given is None else given)] = ""
+    tags: Annotated[Tags | None, AfterValidator(lambda given: [] if given is None else given)] = []
+    pinned: Annotated[bool | None, AfterValidator(bool)] = False
+    archived: Annotated[bool | None, AfterValidator(bool)] = False
     metadata: Patch | None = None
 
     @property
@@ -183,7 +183,7 @@ class NoteListed(BaseModel):
     @classmethod
     def of(cls, row: Row) -> "NoteListed":
         """Of a row of notes.notes, which needs no validation."""
-        return cls.model_construct(None, **row, etag=etag(row))
+        return _made(cls, {**row, "etag": etag(row)})
 
 
 class AttachmentOut(BaseModel):
@@ -207,7 +207,20 @@ class NoteOut(NoteListed):
     def of(cls, row: Row) -> "NoteOut":
         """`row` may have `attachments`."""
         attachments = [AttachmentOut.model_construct(None, **each) for each in row.get("attachments", ())]
-        return cls.model_construct(None, **{**row, "attachments": attachments}, etag=etag(row))
+        return _made(cls, {**row, "attachments": attachments, "etag": etag(row)})
+
+
+Made = TypeVar("Made", bound=BaseModel)
+
+
+def _made(model: type[Made], values: dict[str, Any]) -> Made:
+    """`model_construct` for all of the fields, which takes five times as long: a page has 50 notes."""
+    made = model.__new__(model)
+    object.__setattr__(made, "__dict__", values)
+    object.__setattr__(made, "__pydantic_fields_set__", set(values))
+    object.__setattr__(made, "__pydantic_extra__", None)
+    object.__setattr__(made, "__pydantic_private__", None)
+    return made
 
 
 def etag(row: Row) -> str:
@@ -230,12 +243,6 @@ class PageQuery(BaseModel):
 
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Annotated[str | None, Field(max_length=4000, description="`next_cursor` of the page before.")] = None
-
-
-class NoQuery(BaseModel):
-    """Refuses all query parameters: one that is ignored is a client's bug that nobody sees."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class InvalidPart(BaseModel):

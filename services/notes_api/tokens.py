@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from notes_api.errors import DatabaseUnavailable, InvalidRequest, TokenNotFound,
 from notes_api.settings import DatabaseSettings
 
 PREFIX = "hf_"  # so that scanners of leaked secrets know one
+_FORM = re.compile(PREFIX + r"[A-Za-z0-9_-]{43}")
 READ = "notes:read"
 WRITE = "notes:write"
 ATTACH = "attachments:write"
@@ -106,6 +108,8 @@ async def revoke(connection: Connection, token_id: UUID, owner: UUID | None) -> 
 
 async def authenticate(connection: Connection, token: str) -> Caller:
     """Who calls, noting that they did. Raises TokenRefused."""
+    if not _FORM.fullmatch(token):
+        raise TokenRefused
     found = await connection.fetchrow(_FIND, _hash(token))
     if found is None:
         raise TokenRefused

@@ -20,13 +20,13 @@ LISTED = (
     "id, title, tags, pinned, archived, metadata, attachment_count, revision, created_at, updated_at, deleted_at,"
     " purge_at"
 )
-GET = f"select {LISTED}, content from notes.notes where id = $1 and owner = $2"  # noqa: S608
+GET = f"select {LISTED}, content from notes.notes where id = $1 and owner = $2"
 PAGE = (
-    f"select {LISTED} from notes.notes where owner = $1 and deleted_at is null and (created_at, id) < ($2, $3)"  # noqa: S608
+    f"select {LISTED} from notes.notes where owner = $1 and deleted_at is null and (created_at, id) < ($2, $3)"
     " order by created_at desc, id desc limit $4"
 )
-CREATE = f"insert into notes.notes (owner, title, content, tags) values ($1, $2, $3, $4) returning {LISTED}, content"  # noqa: S608
-EDIT = f"update notes.notes set title = $3 where id = $1 and owner = $2 returning {LISTED}, content"  # noqa: S608
+CREATE = f"insert into notes.notes (owner, title, content, tags) values ($1, $2, $3, $4) returning {LISTED}, content"
+EDIT = f"update notes.notes set title = $3 where id = $1 and owner = $2 returning {LISTED}, content"
 SEARCH = f"""
 with best as (
     select id, ts_rank(search, query, 1) as rank
@@ -36,7 +36,7 @@ with best as (
 select {LISTED}, rank, ts_headline('english', title, query, 'HighlightAll=true') as title_html,
     ts_headline('english', content, query, 'MaxFragments=2, MaxWords=30, MinWords=10') as snippet_html
 from best join notes.notes using (id), websearch_to_tsquery('english', $2) as query order by rank desc, id desc
-"""  # noqa: S608
+"""
 
 
 @asynccontextmanager

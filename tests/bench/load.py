@@ -54,8 +54,9 @@ class Client(asyncio.Protocol):
             return
         self.buffer, self.needed = b"", 0
         self.answered += 1
+        following = self.make(self.number, self.head)  # also of the last answer: the next round goes on from it
         if time.perf_counter() < self.until:
-            self.transport.write(self.make(self.number, self.head))
+            self.transport.write(following)
         else:
             self._end(None)
 

@@ -13,8 +13,8 @@ import pytest
 
 SERVICES = Path(__file__).parents[2] / "services"
 NAMES = sorted(path.name for path in SERVICES.iterdir() if (path / "pyproject.toml").exists())
-# A command; the driver that SQLAlchemy loads by its URL; the time zones that the standard library reads.
-USED_WITHOUT_IMPORT = {"uvicorn", "asyncpg", "tzdata"}
+# A command, and what makes it fast; the driver that SQLAlchemy loads by its URL; the standard library's time zones.
+USED_WITHOUT_IMPORT = {"uvicorn", "httptools", "uvloop", "asyncpg", "tzdata"}
 # Modules that only a command line loads, and the extra that says what it needs beside the service's own dependencies.
 COMMAND_LINE = ("__main__.py", "calls.py", "cli.py", "cli_restore.py", "gateway.py", "terminal.py", "views.py")
 EXTRAS = {"cli": {("backup_lambda", file) for file in COMMAND_LINE}}

@@ -132,3 +132,11 @@ async def test_the_last_use_is_noted_to_the_minute(ada: httpx.AsyncClient, clust
     cluster.server.psql(database, ["update notes.tokens set last_used_at = now() - interval '61 seconds'"])
     await ada.get(NOTE)
     assert last_used() > first
+
+
+@pytest.mark.parametrize("behind", ["\xa0", "\x85", "x", "="])
+async def test_a_token_with_something_behind_it_is_another(ada: httpx.AsyncClient, behind: str) -> None:
+    """It would be counted as another, too."""
+    token = ada.headers["Authorization"]
+    answer = await ada.get("/v1/notes", headers={"Authorization": (token + behind).encode("latin-1")})
+    assert (answer.status_code, answer.json()["type"]) == (401, "/problems/token-refused")

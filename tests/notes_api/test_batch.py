@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -125,6 +126,13 @@ async def test_two_that_go_opposite_ways_both_end(ada: httpx.AsyncClient) -> Non
         answers = await asyncio.gather(
             *(batch(ada, *(update(n, title=f"{w}") for n in way)) for w, way in enumerate(ways))
         )
+        assert sorted(answer.status_code for answer in answers) == [200, 412]
+
+
+async def test_two_that_make_the_same_opposite_ways_both_end(ada: httpx.AsyncClient) -> None:
+    for _ in range(5):
+        new = [{"op": "create", "id": str(uuid4()), "note": {"title": "x"}} for _ in range(6)]
+        answers = await asyncio.gather(batch(ada, *new), batch(ada, *new[::-1]))
         assert sorted(answer.status_code for answer in answers) == [200, 412]
 
 

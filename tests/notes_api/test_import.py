@@ -115,6 +115,31 @@ async def test_what_is_there_is_kept_or_replaced(ada: httpx.AsyncClient) -> None
     assert statuses(await send(ada, line, existing="replace")) == ["unchanged"]
 
 
+async def test_the_last_of_several_lines_with_an_id_is_what_is_left(ada: httpx.AsyncClient) -> None:
+    lines = [{"id": "019ab1c2-7d3e-7f00-8a00-3f9a2c1b5d6e", "title": title} for title in "aba"]
+    assert statuses(await send(ada, *lines)) == ["created", "exists", "unchanged"]
+    assert statuses(await send(ada, *lines[1:], existing="replace")) == ["replaced", "replaced"]
+    assert await titles(ada) == ["a"]
+
+
+async def test_a_note_as_the_api_gives_it_is_a_line(ada: httpx.AsyncClient) -> None:
+    made = (await ada.post("/v1/notes", json={"title": "x"})).json()
+    assert statuses(await send(ada, made)) == ["unchanged"]
+
+
+async def test_edits_meanwhile_are_not_in_the_way(ada: httpx.AsyncClient) -> None:
+    made = [(await ada.post("/v1/notes", json={"title": f"{n}"})).json() for n in range(20)]
+    lines = [{"id": note["id"], "title": "imported"} for note in made]
+    patch = {"Content-Type": "application/merge-patch+json"}
+    edits = [
+        ada.patch(f"/v1/notes/{n['id']}", json={"title": "edited"}, headers=patch | {"If-Match": n["etag"]})
+        for n in made[::-1]
+    ]
+    reports, *answers = await asyncio.gather(send(ada, *lines, existing="replace"), *edits)
+    assert set(statuses(reports)) == {"replaced"}
+    assert {answer.status_code for answer in answers} <= {200, 412}
+
+
 async def test_a_note_without_an_end_of_line_and_windows_lines_are_taken(ada: httpx.AsyncClient) -> None:
     body = b'\xef\xbb\xbf{"title": "1"}\r\n\r\n{"title": "2"}\r\n  \n{"title": "3"}'
     answer = await ada.post(IMPORT, content=body, headers=LINES)

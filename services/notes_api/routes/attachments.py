@@ -16,7 +16,7 @@ from notes_api.db import Db, Row
 from notes_api.errors import AttachmentNotFound, NoteNotFound, NoteTrashed, NotUploaded, StorageUnavailable
 from notes_api.idempotency import Doing
 from notes_api.problems import documented
-from notes_api.routes.parts import ALWAYS, LOCATION, WITH_BODY, WITH_KEY, Nothing, json_body
+from notes_api.routes.parts import ALWAYS, LOCATION, WITH_BODY, WITH_KEY, Route, json_body
 from notes_api.schemas import AttachmentOut
 from notes_api.storage import Storage
 
@@ -25,7 +25,7 @@ _NAME = r"^(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f/\\\u2028\u2029\u202a-\u202e\
 _TOKEN = "[A-Za-z0-9!#$&^_.+-]{1,100}"  # noqa: S105  # RFC 6838, section 4.2
 _OF_NOTE = (NoteNotFound, AttachmentNotFound)
 
-router = APIRouter(prefix="/v1/notes/{note_id:uuid}/attachments", tags=["attachments"])
+router = APIRouter(prefix="/v1/notes/{note_id:uuid}/attachments", tags=["attachments"], route_class=Route)
 
 
 async def _storage(request: Request) -> Storage:
@@ -134,7 +134,6 @@ async def create(
     connection: Db,
     bucket: Bucket,
     once: Doing,
-    _: Nothing,
 ) -> Response:
     """Announce an attachment, and get the form to upload it with. It counts when it is confirmed."""
     announced = new.model_dump() | {"sha256": base64.b64decode(new.sha256)}
@@ -160,7 +159,6 @@ async def confirm(
     connection: Db,
     bucket: Bucket,
     once: Doing,
-    _: Nothing,
 ) -> Response:
     """Say that it is uploaded. From then on the note has it, as a new revision. Again does no harm."""
     row = await attachments.confirm(connection, bucket, caller.owner, note_id, attachment_id)
@@ -173,7 +171,7 @@ async def confirm(
     response_model=AttachmentPage,
     responses=documented(*ALWAYS, NoteNotFound),
 )
-async def listed(note_id: UUID, caller: Reader, connection: Db, _: Nothing) -> AttachmentPage:
+async def listed(note_id: UUID, caller: Reader, connection: Db) -> AttachmentPage:
     """The attachments of a note that are confirmed, at most 100, the first one first."""
     return AttachmentPage.of(list(await attachments.of_note(connection, caller.owner, note_id)))
 
@@ -184,9 +182,7 @@ async def listed(note_id: UUID, caller: Reader, connection: Db, _: Nothing) -> A
     response_model=AttachmentShown,
     responses=documented(*ALWAYS, *_OF_NOTE, NotUploaded, StorageUnavailable),
 )
-async def show(
-    note_id: UUID, attachment_id: UUID, caller: Reader, connection: Db, bucket: Bucket, _: Nothing
-) -> AttachmentShown:
+async def show(note_id: UUID, attachment_id: UUID, caller: Reader, connection: Db, bucket: Bucket) -> AttachmentShown:
     """One attachment, with a link to its bytes that works for five minutes."""
     row = await attachments.get(connection, caller.owner, note_id, attachment_id)
     if row["confirmed_at"] is None:
@@ -202,7 +198,7 @@ async def show(
     status_code=204,
     responses=documented(*ALWAYS, *_OF_NOTE),
 )
-async def delete(note_id: UUID, attachment_id: UUID, caller: Attacher, connection: Db, _: Nothing) -> None:
+async def delete(note_id: UUID, attachment_id: UUID, caller: Attacher, connection: Db) -> None:
     """Take an attachment from its note, as a new revision of that."""
     await attachments.delete(connection, caller.owner, note_id, attachment_id)
 

@@ -14,10 +14,10 @@ from notes_api.db import Db
 from notes_api.errors import IdTaken, NoteExists, NoteNotFound, NoteNotTrashed, NoteTrashed, VersionMismatch
 from notes_api.idempotency import Doing
 from notes_api.problems import documented
-from notes_api.routes.parts import WITH_BODY, WITH_KEY, Nothing, StrictRoute, json_body
+from notes_api.routes.parts import WITH_BODY, WITH_KEY, Route, json_body
 from notes_api.schemas import NoteListed, Problem
 
-router = APIRouter(prefix="/v1", tags=["notes"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1", tags=["notes"], route_class=Route)
 
 _EXAMPLE: JsonDict = {
     "operations": [
@@ -69,7 +69,7 @@ class BatchOut(BaseModel):
         ),
     },
 )
-async def run(request: Request, wanted: BatchIn, caller: Writer, connection: Db, once: Doing, _: Nothing) -> Response:
+async def run(request: Request, wanted: BatchIn, caller: Writer, connection: Db, once: Doing) -> Response:
     """Create, update, delete and restore up to 100 notes, without their content in the answer."""
     days = request.app.state.settings.trash_days
     done = await batch.run(

@@ -1,6 +1,5 @@
 """What happened to somebody's notes, to be asked for and to be told of."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -9,20 +8,18 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from notes_api import db, feed
+from notes_api import db, feed, tokens
 from notes_api.access import Reader
 from notes_api.db import Connection, Db, Row
-from notes_api.errors import CursorGone, TooManyStreams
+from notes_api.errors import CursorGone, TokenRefused, TooManyStreams
 from notes_api.problems import documented
-from notes_api.routes.parts import ALWAYS
+from notes_api.routes.parts import ALWAYS, InTime, Route
 from notes_api.stream import Watch
 from notes_api.tokens import Caller
 
-router = APIRouter(prefix="/v1", tags=["changes"])
-
-SLOW_SECONDS = 30
+router = APIRouter(prefix="/v1", tags=["changes"], route_class=Route)
 
 
 class Change(BaseModel):
@@ -82,6 +79,8 @@ async def page(request: Request, caller: Reader, connection: Db, query: Annotate
         await pool.release(connection)  # others need it meanwhile
         await watch.later(caller.owner, after, query.wait)
         async with db.connected(pool) as again:
+            if not await tokens.holds(again, caller.token_id):
+                raise TokenRefused
             found = await feed.page(again, caller.owner, after, query.limit + 1)
     if found and found[0]["seq"] != after + 1:
         raise feed.gone("The changes that follow this cursor are not kept any more.")
@@ -122,7 +121,7 @@ async def stream(
     )
 
 
-class _Stream(StreamingResponse):
+class _Stream(InTime):
     """It has left its place when it has been sent, or could not be."""
 
     def __init__(self, watch: Watch, content: AsyncIterator[str], **more: Any) -> None:
@@ -131,19 +130,9 @@ class _Stream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, _in_time(send))
+            await super().__call__(scope, receive, send)
         finally:
             self._watch.leave()
-
-
-def _in_time(send: Send) -> Send:
-    """A client that reads too slowly is cut, and goes on from where it is: it would keep its place for ever."""
-
-    async def in_time(message: Message) -> None:
-        async with asyncio.timeout(SLOW_SECONDS):
-            await send(message)
-
-    return in_time
 
 
 async def _told(request: Request, watch: Watch, caller: Caller, epoch: str, after: int) -> AsyncIterator[str]:

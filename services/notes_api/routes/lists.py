@@ -14,10 +14,10 @@ from notes_api.db import Connection, Db
 from notes_api.errors import InvalidCursor
 from notes_api.lists import Order, Place, Sort
 from notes_api.problems import documented
-from notes_api.routes.parts import ALWAYS, header
+from notes_api.routes.parts import ALWAYS, Route, header
 from notes_api.schemas import NoteListed, NotePage, PageQuery, Tag, Time
 
-router = APIRouter(prefix="/v1", tags=["lists"])
+router = APIRouter(prefix="/v1", tags=["lists"], route_class=Route)
 
 MAX_LINK_CHARACTERS = 2000
 NEXT = header("The next page, `rel=next`, if there is one and its address is not overlong.")

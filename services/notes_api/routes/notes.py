@@ -5,7 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from notes_api import notes, revisions
 from notes_api.access import Reader, Writer
@@ -30,15 +30,14 @@ from notes_api.routes.parts import (
     WITH_KEY,
     IfMatch,
     IfNoneMatch,
-    Nothing,
-    StrictRoute,
+    Route,
     json_body,
     merge_patch,
     state,
 )
 from notes_api.schemas import NoteEdit, NoteIn, NoteOut, Time
 
-router = APIRouter(prefix="/v1", tags=["notes"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1", tags=["notes"], route_class=Route)
 
 
 @router.post(
@@ -49,7 +48,7 @@ router = APIRouter(prefix="/v1", tags=["notes"], route_class=StrictRoute)
     dependencies=[Depends(json_body)],
     responses={201: {"headers": LOCATION | ETAG}, **documented(*WITH_BODY, *WITH_KEY)},
 )
-async def create(new: NoteIn, caller: Writer, connection: Db, once: Doing, _: Nothing) -> Response:
+async def create(new: NoteIn, caller: Writer, connection: Db, once: Doing) -> Response:
     """Make a note."""
     note = NoteOut.of(await notes.create(connection, caller.owner, new))
     return await once.answer(note, 201, {"Location": f"/v1/notes/{note.id}", **state(note)})
@@ -72,7 +71,6 @@ async def put(
     caller: Writer,
     connection: Db,
     once: Doing,
-    _: Nothing,
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
@@ -85,13 +83,10 @@ async def put(
     return await once.answer(note := NoteOut.of(row), 200, state(note))
 
 
-class ShowQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    at: Annotated[
-        Time | None,
-        Field(description="A time, as in `2026-11-22T09:30:00Z`: the note as it was then."),
-    ] = None
+At = Annotated[
+    Time | None,
+    Query(description="A time, as in `2026-11-22T09:30:00Z`: the note as it was then."),
+]
 
 
 @router.get(
@@ -108,14 +103,14 @@ async def show(
     note_id: UUID,
     caller: Reader,
     connection: Db,
-    query: Annotated[ShowQuery, Query()],
+    at: At = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Read a note, also one in the trash; or with `at` what it was, with those attachments that it still has."""
-    if query.at is None:
+    if at is None:
         row = await notes.get(connection, caller.owner, note_id)
     else:
-        row = await revisions.at(connection, caller.owner, note_id, query.at)
+        row = await revisions.at(connection, caller.owner, note_id, at)
     note = NoteOut.of(row)
     if if_none_match and (if_none_match.strip() == "*" or note.etag in re.findall(r'"[^"]*"', if_none_match)):
         return Response(status_code=304, headers=state(note))
@@ -136,7 +131,6 @@ async def edit(
     caller: Writer,
     connection: Db,
     once: Doing,
-    _: Nothing,
     if_match: IfMatch = None,
 ) -> Response:
     """Change some of a note, by a merge patch (RFC 7396)."""
@@ -184,9 +178,7 @@ async def delete(
     response_model=NoteOut,
     responses={200: {"headers": ETAG}, **documented(*ALWAYS, *WITH_KEY, *TO_CHANGE, NoteNotTrashed)},
 )
-async def restore(
-    note_id: UUID, caller: Writer, connection: Db, once: Doing, _: Nothing, if_match: IfMatch = None
-) -> Response:
+async def restore(note_id: UUID, caller: Writer, connection: Db, once: Doing, if_match: IfMatch = None) -> Response:
     """Take a note out of the trash."""
     note = NoteOut.of(await notes.restore(connection, caller.owner, note_id, Version.read(if_match)))
     return await once.answer(note, 200, state(note))

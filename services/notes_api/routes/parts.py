@@ -1,13 +1,19 @@
 """What routes have in common: what their headers say, the media types they take, and the errors that any may answer."""
 
+import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Annotated, Any, NoReturn
 
-from fastapi import Header, Query, Request, Response
+from fastapi import Header, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
+from notes_api.db import Held
 from notes_api.errors import (
     BodyTooLarge,
     DatabaseUnavailable,
@@ -28,7 +34,7 @@ from notes_api.errors import (
     UnsupportedMediaType,
     VersionMismatch,
 )
-from notes_api.schemas import NoQuery, NoteListed
+from notes_api.schemas import NoteListed
 
 ALWAYS = (
     MalformedRequest,
@@ -46,7 +52,10 @@ WITH_BODY = (*ALWAYS, BodyTooLarge, UnsupportedMediaType)
 WITH_KEY = (RequestInFlight, KeyReused)
 TO_CHANGE = (NoteNotFound, NoteTrashed, VersionMismatch, PreconditionMissing)
 
-Nothing = Annotated[NoQuery, Query()]
+_UNKNOWN = "Extra inputs are not permitted"
+
+SLOW_SECONDS = 30
+
 IfMatch = Annotated[
     str | None,
     Header(description="The ETag of the version that is changed.", examples=['"3-64436af8a8c40"']),
@@ -62,17 +71,51 @@ ETAG = {"ETag": header("Names this state of the note.")}
 LOCATION = {"Location": header("The path of what was made.")}
 
 
-class StrictRoute(APIRoute):
-    """Takes only JSON that means one thing.
+class InTime(StreamingResponse):
+    """Cut when the client reads nothing for a while: it would keep its place, and what is open for it, for ever."""
 
-    No name twice in an object, of which each reader keeps another value, and no NaN or Infinity, which JSON has not.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def in_time(message: Message) -> None:
+            async with asyncio.timeout(SLOW_SECONDS):
+                await send(message)
+
+        try:
+            await super().__call__(scope, receive, in_time)
+        finally:
+            if isinstance(self.body_iterator, AsyncGenerator):  # which nobody would close, with what it holds
+                await self.body_iterator.aclose()
+
+
+class Route(APIRoute):
+    """Lets go of what the request holds before the answer leaves: a commit that fails does not follow a 201.
+
+    Takes only JSON that means one thing: no name twice in an object, of which each reader keeps another value, and no
+    NaN or Infinity, which JSON has not. Takes no query parameter that it does not read: that is a client's bug, which
+    nobody would see. Where a model reads them, the model says that.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        read = self.dependant.query_params
+        by_model = any(isinstance(kind := f.field_info.annotation, type) and issubclass(kind, BaseModel) for f in read)
+        names = {field.alias for field in read}
+
+        def refuse_unknown(request: Request) -> None:
+            """Raises RequestValidationError. Called when it is known who asks, to whom alone it matters."""
+            unknown = [] if by_model else [each for each in request.query_params.multi_items() if each[0] not in names]
+            if unknown:
+                raise RequestValidationError(
+                    [
+                        {"type": "extra_forbidden", "loc": ("query", name), "msg": _UNKNOWN, "input": value}
+                        for name, value in unknown
+                    ]
+                )
 
         async def strictly(request: Request) -> Response:
-            return await handle(_StrictRequest(request.scope, request.receive))
+            async with Held() as held:
+                request.scope["state"].update(held=held, refuse_unknown=refuse_unknown)
+                return await handle(_StrictRequest(request.scope, request.receive))
+            raise AssertionError  # what is held swallows no exception
 
         return strictly
 

@@ -15,7 +15,7 @@ from notes_api.errors import InvalidCursor, NoteNotFound, RevisionNotFound
 from notes_api.idempotency import Doing
 from notes_api.notes import Version
 from notes_api.problems import documented
-from notes_api.routes.parts import ALWAYS, ETAG, TO_CHANGE, WITH_KEY, IfMatch, Nothing, state
+from notes_api.routes.parts import ALWAYS, ETAG, TO_CHANGE, WITH_KEY, IfMatch, Route, state
 from notes_api.schemas import NoteOut, PageQuery, etag
 
 
@@ -32,7 +32,7 @@ class NumberConvertor(Convertor[int]):
 
 
 register_url_convertor("number", NumberConvertor())
-router = APIRouter(prefix="/v1", tags=["revisions"])
+router = APIRouter(prefix="/v1", tags=["revisions"], route_class=Route)
 
 MAX_REVISION = 2**31 - 1
 Number = Annotated[int, Path(ge=1, le=MAX_REVISION, description="Of a revision; where two have one, of the later.")]
@@ -120,7 +120,7 @@ async def listed(
     response_model=RevisionOut,
     responses={200: {"headers": ETAG}, **documented(*ALWAYS, NoteNotFound, RevisionNotFound)},
 )
-async def show(note_id: UUID, revision: Number, caller: Reader, connection: Db, _: Nothing) -> Response:
+async def show(note_id: UUID, revision: Number, caller: Reader, connection: Db) -> Response:
     """Read a note as one of its revisions has it."""
     note = RevisionOut.of(await revisions.get(connection, caller.owner, note_id, revision))
     return Response(note.model_dump_json(), 200, state(note), "application/json")
@@ -159,7 +159,6 @@ async def restore(
     caller: Writer,
     connection: Db,
     once: Doing,
-    _: Nothing,
     if_match: IfMatch = None,
 ) -> Response:
     """Make a note what it was in a revision. That is a change as any: it can be taken back in the same way."""

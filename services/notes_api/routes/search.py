@@ -11,10 +11,10 @@ from notes_api.db import Db, Row
 from notes_api.errors import InvalidCursor
 from notes_api.problems import documented
 from notes_api.routes.lists import NEXT, Filtered, linked, next_page
-from notes_api.routes.parts import ALWAYS
+from notes_api.routes.parts import ALWAYS, Route
 from notes_api.schemas import NoteListed
 
-router = APIRouter(prefix="/v1", tags=["lists"])
+router = APIRouter(prefix="/v1", tags=["lists"], route_class=Route)
 
 
 class SearchQuery(Filtered):

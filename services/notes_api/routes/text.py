@@ -13,10 +13,10 @@ from notes_api.errors import TextFoundOften, TextNotFound
 from notes_api.idempotency import Doing
 from notes_api.notes import Version
 from notes_api.problems import documented
-from notes_api.routes.parts import ETAG, TO_CHANGE, WITH_BODY, WITH_KEY, IfMatch, Nothing, StrictRoute, json_body, state
+from notes_api.routes.parts import ETAG, TO_CHANGE, WITH_BODY, WITH_KEY, IfMatch, Route, json_body, state
 from notes_api.schemas import Content, NoteOut
 
-router = APIRouter(prefix="/v1", tags=["notes"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1", tags=["notes"], route_class=Route)
 
 
 class Appended(BaseModel):
@@ -45,7 +45,6 @@ async def append(
     caller: Writer,
     connection: Db,
     once: Doing,
-    _: Nothing,
     if_match: IfMatch = None,
 ) -> Response:
     """Add to the end of a note's content."""
@@ -82,7 +81,6 @@ async def replace(
     caller: Writer,
     connection: Db,
     once: Doing,
-    _: Nothing,
     if_match: IfMatch = None,
 ) -> Response:
     """Find text in a note's content, and replace it."""

@@ -13,10 +13,10 @@ from notes_api.db import Db, Row
 from notes_api.errors import InvalidCursor, ScopeMissing, TokenNotFound
 from notes_api.idempotency import Doing
 from notes_api.problems import documented
-from notes_api.routes.parts import ALWAYS, LOCATION, WITH_BODY, WITH_KEY, Nothing, json_body
+from notes_api.routes.parts import ALWAYS, LOCATION, WITH_BODY, WITH_KEY, Route, json_body
 from notes_api.schemas import PageQuery
 
-router = APIRouter(prefix="/v1", tags=["tokens"])
+router = APIRouter(prefix="/v1", tags=["tokens"], route_class=Route)
 
 ScopeName = Literal["notes:read", "notes:write", "attachments:write", "tokens:admin"]
 
@@ -87,7 +87,7 @@ async def _granted(new: TokenIn, caller: TokenAdmin) -> TokenIn:
     responses={201: {"headers": LOCATION}, **documented(*WITH_BODY, *WITH_KEY)},
 )
 async def create(
-    new: Annotated[TokenIn, Depends(_granted)], caller: TokenAdmin, connection: Db, once: Doing, _: Nothing
+    new: Annotated[TokenIn, Depends(_granted)], caller: TokenAdmin, connection: Db, once: Doing
 ) -> Response:
     """Make a token for the same owner, with some of your own scopes. It is shown in this answer, and never again."""
     token, scopes = tokens.PREFIX + once.secret(), list(dict.fromkeys(new.scopes))
@@ -120,6 +120,6 @@ async def listed(
     status_code=204,
     responses={204: {"description": "It is refused from now on."}, **documented(*ALWAYS, TokenNotFound)},
 )
-async def revoke(token_id: UUID, caller: TokenAdmin, connection: Db, _: Nothing) -> None:
+async def revoke(token_id: UUID, caller: TokenAdmin, connection: Db) -> None:
     """Revoke a token, your own perhaps. Tokens that it has made stay."""
     await tokens.revoke(connection, token_id, caller.owner)

@@ -16,9 +16,9 @@ from notes_api.errors import MalformedRequest, TooManyExports, UnsupportedMediaT
 from notes_api.exported import ExportedNote
 from notes_api.imported import LineReport, NoteLine, Summary
 from notes_api.problems import documented
-from notes_api.routes.parts import ALWAYS, Nothing, Takes, header
+from notes_api.routes.parts import ALWAYS, InTime, Route, Takes, header
 
-router = APIRouter(prefix="/v1", tags=["transfer"])
+router = APIRouter(prefix="/v1", tags=["transfer"], route_class=Route)
 
 IMPORT = "/v1/notes:import"
 LINES = "application/x-ndjson"
@@ -47,12 +47,12 @@ def _of_lines(*models: type[BaseModel]) -> dict[str, Any]:
         **documented(*ALWAYS, TooManyExports),
     },
 )
-async def export(request: Request, caller: Reader, _: Nothing) -> StreamingResponse:
+async def export(request: Request, caller: Reader) -> StreamingResponse:
     """Read all notes, one per line."""
     state = request.app.state
     lines = exported.lines(state.pool, state.exports, state.signer, caller.owner)
     cursor = (await anext(lines)).decode()
-    return StreamingResponse(lines, media_type=LINES, headers={"Changes-Cursor": cursor, "Cache-Control": "no-store"})
+    return InTime(lines, media_type=LINES, headers={"Changes-Cursor": cursor, "Cache-Control": "no-store"})
 
 
 class ImportQuery(BaseModel):
@@ -63,17 +63,20 @@ class ImportQuery(BaseModel):
     ] = "keep"
 
 
-async def _no_key(request: Request) -> None:
-    """Raises MalformedRequest."""
+async def _lines_without_a_key(request: Request) -> None:
+    """Raises UnsupportedMediaType and MalformedRequest. Asked when it is known who calls."""
+    await Takes(LINES)(request)
     if "idempotency-key" in request.headers:
         raise MalformedRequest("An import takes no Idempotency-Key: sent again, it changes nothing.")
+
+
+OfLines = Annotated[None, Depends(_lines_without_a_key)]
 
 
 @router.post(
     "/notes:import",
     operation_id="importNotes",
     response_class=StreamingResponse,
-    dependencies=[Depends(Takes(LINES)), Depends(_no_key)],
     openapi_extra={"requestBody": {"required": True, "content": _of_lines(NoteLine)}},
     responses={
         200: {
@@ -84,7 +87,7 @@ async def _no_key(request: Request) -> None:
     },
 )
 async def import_(
-    request: Request, caller: Writer, connection: Db, query: Annotated[ImportQuery, Query()]
+    request: Request, caller: Writer, connection: Db, query: Annotated[ImportQuery, Query()], _: OfLines
 ) -> StreamingResponse:
     """Make notes of lines, each for itself: as an export gives them, or as a client writes them.
 
@@ -95,9 +98,7 @@ async def import_(
     # Sent when all is read: a client that reads only after it has sent would wait for us, and we for it.
     report = tempfile.SpooledTemporaryFile(REPORT_IN_MEMORY_BYTES)  # noqa: SIM115 - closed where it is sent
     try:
-        lines = imported.reports(
-            request.app.state.pool, caller.owner, request.stream(), replace=query.existing == "replace"
-        )
+        lines = imported.reports(request.app.state.pool, caller, request.stream(), replace=query.existing == "replace")
         async for each in lines:
             report.write(each.model_dump_json(exclude_none=True).encode() + b"\n")
             summary.lines += 1
@@ -107,7 +108,7 @@ async def import_(
     except BaseException:
         report.close()
         raise
-    return StreamingResponse(_sent(report), media_type=LINES)
+    return InTime(_sent(report), media_type=LINES)
 
 
 async def _sent(report: Any) -> AsyncIterator[bytes]:
