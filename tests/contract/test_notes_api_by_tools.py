@@ -39,7 +39,7 @@ def url(database_url: str, aws: Aws, tmp_path_factory: pytest.TempPathFactory) -
     s3.create_bucket(Bucket=BUCKET)
     s3.close()
     more = {"HOLDFAST_ATTACHMENTS_BUCKET": BUCKET, "HOLDFAST_ATTACHMENT_BYTES": str(5 * 1024**3)}
-    with served(log, database_url, HOLDFAST_REQUESTS_PER_MINUTE="1000000", **aws.variables, **more) as service:
+    with served(log, database_url, 0, HOLDFAST_REQUESTS_PER_MINUTE="1000000", **aws.variables, **more) as service:
         yield service.url
 
 

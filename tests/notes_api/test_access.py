@@ -138,5 +138,5 @@ async def test_the_last_use_is_noted_to_the_minute(ada: httpx.AsyncClient, clust
 async def test_a_token_with_something_behind_it_is_another(ada: httpx.AsyncClient, behind: str) -> None:
     """It would be counted as another, too."""
     token = ada.headers["Authorization"]
-    answer = await ada.get("/v1/notes", headers={"Authorization": (token + behind).encode("latin-1")})
+    answer = await ada.get("/v1/notes", headers=[(b"Authorization", (token + behind).encode("latin-1"))])
     assert (answer.status_code, answer.json()["type"]) == (401, "/problems/token-refused")

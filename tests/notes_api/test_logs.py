@@ -56,7 +56,7 @@ async def test_each_request_is_one_line_of_json(app: FastAPI, running: Served, c
 
 def test_what_fails_is_told_in_json_with_the_request_id(running: Served, cluster: Cluster, database: str) -> None:
     cluster.server.psql(database, ["drop schema notes cascade"])
-    headers = {"X-Request-Id": "broken-1", "Authorization": "Bearer hf_x"}
+    headers = {"X-Request-Id": "broken-1", "Authorization": f"Bearer hf_{'x' * 43}"}
     response = httpx.get(f"{running.url}/v1/notes/00000000-0000-7000-8000-000000000000", headers=headers)
     assert response.status_code == 500
     running.end()
