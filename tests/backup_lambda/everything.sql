@@ -4,6 +4,7 @@ create schema extensions;
 create extension hstore schema extensions;
 create extension citext schema extensions;
 create extension ltree schema extensions;
+drop extension if exists pg_trgm;  -- a database with roles has it elsewhere
 create extension pg_trgm schema extensions;
 create extension btree_gist schema extensions;
 create schema other;
