@@ -1,6 +1,8 @@
 """The real servers that tests run on, each started once per session."""
 
+import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +10,18 @@ import pytest
 from deploy.local import emulator as aws_emulator
 from deploy.local import valkey
 from tests.servers import EMULATOR_PYTHON, Aws, Cluster, free_port, postgres, private_directory, running
+
+MEMORY = "/dev/shm"
+ENOUGH_BYTES = 8 * 1024**3
+
+
+def pytest_configure() -> None:
+    """Servers keep their files in memory where they may: making a database takes up to 30 times as long on a disk."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    found = os.statvfs(MEMORY)
+    if found.f_bavail * found.f_frsize >= ENOUGH_BYTES and not found.f_flag & os.ST_NOEXEC:
+        tempfile.tempdir = MEMORY
 
 
 @pytest.fixture(scope="session")

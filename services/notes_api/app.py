@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from notes_api import chores, contract, db, health, logs, metrics, migrate, problems, relay
+from notes_api.access import Authentication
 from notes_api.cursors import Signer
 from notes_api.edge import BodyLimit, Edge, HeadLimit
 from notes_api.exported import Exports
@@ -46,6 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             if traces:
                 await opened.enter_async_context(traces.kept())
             app.state.pool = await opened.enter_async_context(db.pool(settings, traces.statement if traces else None))
+            app.state.authentication = Authentication(app.state.pool)
             app.state.storage = await opened.enter_async_context(storage(settings))
             app.state.watch = await opened.enter_async_context(watch(app.state.pool))
             due = partial(chores.do, app.state.pool, settings, app.state.storage)

@@ -38,11 +38,15 @@ _GET = f"""
 select {_COLUMNS} from notes.attachments
 where id = $1 and note_id = (select id from notes.notes where id = $2 and owner = $3)
 """  # noqa: S608  # constants
+_PENDING = f"""
+select {_COLUMNS} from notes.attachments where id = $1 and confirmed_at is null and expires_at > now()
+"""  # noqa: S608  # constants
 _CONFIRM = "update notes.attachments set confirmed_at = clock_timestamp(), version = $2 where id = $1"
 _SET_VERSION = "update notes.attachments set version = $2 where id = $1"
+# The note is locked first, as whoever else changes attachments has it.
 _DELETE = """
 delete from notes.attachments
-where id = $1 and note_id = (select id from notes.notes where id = $2 and owner = $3) returning id
+where id = $1 and note_id = (select id from notes.notes where id = $2 and owner = $3 for update) returning id
 """
 
 
@@ -84,6 +88,11 @@ async def get(connection: Connection, owner: UUID, note_id: UUID, attachment_id:
     if row is None:
         await _refuse(connection, owner, note_id, attachment_id)
     return row
+
+
+async def pending(connection: Connection, attachment_id: UUID) -> Row | None:
+    """None for one that is confirmed, expired or gone."""
+    return await connection.fetchrow(_PENDING, attachment_id)
 
 
 async def confirm(connection: Connection, storage: Storage, owner: UUID, note_id: UUID, attachment_id: UUID) -> Row:

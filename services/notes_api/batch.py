@@ -14,10 +14,10 @@ from notes_api.notes import Version
 from notes_api.schemas import InvalidPart, NoteEdit, NoteIn
 
 MOST = 100
-# Batches and imports of an owner take turns, since two that make the same notes in another order would deadlock.
-TAKE_TURNS = "select pg_advisory_xact_lock(hashtextextended('notes:' || $1::uuid, 0))"
+TAKE_TURNS = f"select {notes.TURN}"
 # In the order of their ids, before the first change takes the row of `feeds`: a single change has its note first, too.
 _LOCK = "select from notes.notes where owner = $1 and id = any ($2) order by id for update"
+_NOT_SHOWN = {"content", "attachments"}  # a hundred contents are 100 MiB
 
 
 class _Operation(BaseModel):
@@ -65,7 +65,7 @@ class _NothingIsKept(Exception):
 
 
 class Done(NamedTuple):
-    """What became of an operation: the note, or why it was refused."""
+    """What became of an operation: the note without its content, or why it was refused."""
 
     operation: Create | Update | Delete | Restore
     row: Row | None
@@ -99,7 +99,8 @@ async def run(
 async def _do(connection: Connection, owner: UUID, operation: Operation, trash_days: int) -> Done:
     try:
         async with connection.transaction():  # a savepoint
-            return Done(operation, await _changed(connection, owner, operation, trash_days))
+            row = await _changed(connection, owner, operation, trash_days)
+            return Done(operation, {name: value for name, value in row.items() if name not in _NOT_SHOWN})
     except NotesError as error:
         return Done(operation, None, error)
 

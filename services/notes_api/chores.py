@@ -19,10 +19,11 @@ delete from notes.notes where id in (
     select id from notes.notes where purge_at <= now() order by purge_at limit 100 for update skip locked
 )
 """
+# With their notes, which a change of attachments locks first.
 _EXPIRE_ATTACHMENTS = """
 delete from notes.attachments where id in (
-    select id from notes.attachments where confirmed_at is null and expires_at < now() - interval '1 hour'
-    limit 100 for update skip locked
+    select a.id from notes.attachments as a join notes.notes as n on n.id = a.note_id
+    where a.confirmed_at is null and a.expires_at < now() - interval '1 hour' limit 100 for update skip locked
 )
 """
 _FORGET_KEYS = """

@@ -7,13 +7,14 @@ leaves: the route lets go of what its request holds when its function has return
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+from asyncpg.transaction import Transaction
 from fastapi import Depends, Request
 
 from notes_api.errors import DatabaseUnavailable
@@ -57,8 +58,6 @@ def pool(settings: DatabaseSettings, watch: Callable[[Any], None] | None = None)
             "statement_timeout": f"{STATEMENT_SECONDS}s",
             "idle_in_transaction_session_timeout": "60s",
             "TimeZone": "UTC",
-            # A plan kept for any owner, tag or word is a hundred times slower for some; to plan costs 0.01 ms or so.
-            "plan_cache_mode": "force_custom_plan",
         },
     )
 
@@ -70,47 +69,97 @@ class connected:  # noqa: N801  # `async with connected(pool) as connection`, wi
         self._pool = pool
 
     async def __aenter__(self) -> Connection:
-        with unavailability():
+        try:
             self._connection: Any = await self._pool.acquire(timeout=POOL_WAIT_SECONDS)
+        except Exception as error:
+            _raise_unavailable(error)
+            raise
         found: Connection = self._connection
         return found
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with unavailability():
-            try:
-                await self._pool.release(self._connection)
-            finally:
-                if error is not None and _says_not_now(error):
-                    raise error
+        try:
+            await self._pool.release(self._connection)
+        except Exception as failed:
+            _raise_unavailable(error or failed)
+            raise
+        if error is not None:
+            _raise_unavailable(error)
 
 
-class Held(AsyncExitStack):
+@asynccontextmanager
+async def planned_anew(connection: Connection, settings: str = "") -> AsyncIterator[None]:
+    """A transaction for what no one plan is good for: kept for any tag or word, it is a hundred times slower for some.
+
+    Elsewhere plans are kept. To make one takes longer than to find a note.
+    """
+    async with connection.transaction():
+        await connection.execute(f"set local plan_cache_mode = force_custom_plan; {settings}")
+        yield
+
+
+class Held:
     """What a request holds until its route's function has returned: a connection, and a transaction on it."""
 
-    connection: "Connection | None" = None
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._connected: connected | None = None
+        self._connection: Connection | None = None
+        self._transaction: Transaction | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def connection(self) -> Connection:
+        """The same one, however often it is asked for. Raises DatabaseUnavailable."""
+        if self._connection is None:
+            entered = connected(self._pool)
+            self._connection = await entered.__aenter__()
+            self._connected = entered
+        return self._connection
+
+    async def in_transaction(self) -> None:
+        """From now on: it ends before the answer leaves."""
+        transaction = (await self.connection()).transaction()
+        await transaction.start()
+        self._transaction = transaction
+
+    async def release(self) -> None:
+        """While the client is waited for, others need the connection."""
+        await self.__aexit__(None, None, None)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        entered, transaction = self._connected, self._transaction
+        self._connected = self._connection = self._transaction = None
+        failed = error
+        try:
+            if transaction is not None:
+                await transaction.__aexit__(kind, error, traceback)
+        except BaseException as raised:
+            failed = raised
+            raise
+        finally:
+            if entered is not None:
+                await entered.__aexit__(None, failed, None)
 
 
 async def of_request(request: Request) -> Any:  # a Connection, which is no type at run time, where FastAPI looks
-    """The same one, however often it is asked for. A dependency that yields would cost more than its statement."""
+    """A dependency that yields would cost more than its statement."""
     held: Held = request.state.held
-    if held.connection is None:
-        held.connection = await held.enter_async_context(connected(request.app.state.pool))
-    return held.connection
+    return await held.connection()
 
 
 Db = Annotated[Connection, Depends(of_request)]
 
 
-@contextmanager
-def unavailability() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if not _says_not_now(error):
-            raise
-        log.warning("database unavailable: %s %s", error.__class__.__name__, getattr(error, "sqlstate", None) or "")
+def _raise_unavailable(error: BaseException) -> None:
+    """Raises DatabaseUnavailable if that is what the error says."""
+    if _says_not_now(error):
+        log.warning("database unavailable: %s %s", type(error).__name__, getattr(error, "sqlstate", None) or "")
         raise DatabaseUnavailable from error
 
 

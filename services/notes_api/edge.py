@@ -6,7 +6,7 @@ All of it is plain ASGI. The framework's own limit of the body answers in plain 
 import logging
 import re
 from collections.abc import Collection
-from uuid import uuid4
+from secrets import token_hex
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -75,7 +75,7 @@ class Edge:
                 tracestate = value
         request_id = given.decode("latin-1")
         if not _ACCEPTED.fullmatch(request_id):
-            request_id = uuid4().hex
+            request_id = token_hex(16)
         exchange = Exchange(scope, request_id, traceparent.decode("latin-1"))
         scope.setdefault("state", {}).update(request_id=request_id, exchange=exchange)
         if self.traces:

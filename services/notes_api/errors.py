@@ -32,7 +32,7 @@ NotesError                    500
 ├── DatabaseUnavailable       503   asking again may help
 ├── StorageUnavailable        503   the same of the attachments' bucket; or there is none
 ├── TooManyStreams            503   as many follow the changes as one process can serve
-├── TooManyExports            503   as many exports run as one process can serve
+├── TooManyExports            503   one of the owner runs, or as many as one process can serve
 ├── TopicUnavailable          503   of the notes topic; no client is told of it
 └── SchemaBehind              503   this release needs a migration that has not run
 """

@@ -13,7 +13,7 @@ from notes_api.db import Pool, connected
 from notes_api.errors import TooManyExports
 from notes_api.notes import WHOLE
 
-AT_ONCE = 2  # of a process, which has few connections
+AT_ONCE = 4  # of a process, which has few connections
 PREFETCHED = 16  # notes, of up to 1 MiB each
 
 _ALL = f"select {WHOLE} from notes.notes where owner = $1 order by created_at, id"  # noqa: S608  # constants
@@ -37,21 +37,21 @@ class ExportedNote(BaseModel):
 
 
 class Exports:
-    """Of a process: so many at a time."""
+    """Of a process: so many at a time, and one of an owner, who keeps nobody else from theirs."""
 
     def __init__(self) -> None:
-        self._running = 0
+        self._running: set[UUID] = set()
 
     @contextmanager
-    def counted(self) -> Iterator[None]:
+    def running(self, owner: UUID) -> Iterator[None]:
         """Raises TooManyExports."""
-        if self._running >= AT_ONCE:
+        if owner in self._running or len(self._running) >= AT_ONCE:
             raise TooManyExports
-        self._running += 1
+        self._running.add(owner)
         try:
             yield
         finally:
-            self._running -= 1
+            self._running.remove(owner)
 
 
 async def lines(pool: Pool, exports: Exports, signer: Signer, owner: UUID) -> AsyncGenerator[bytes, None]:
@@ -59,7 +59,7 @@ async def lines(pool: Pool, exports: Exports, signer: Signer, owner: UUID) -> As
 
     What is raised behind the first line cuts the connection, so that nobody takes a part for the whole.
     """
-    with exports.counted():
+    with exports.running(owner):
         async with connected(pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
             standing = await feed.standing(connection, owner)
             yield feed.cursor_at(signer, await feed.epoch(connection), owner, standing.newest).encode()

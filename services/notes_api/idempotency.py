@@ -89,7 +89,7 @@ class Once:
         return Response(body, status, dict(headers), "application/json")
 
 
-async def _once(request: Request, key: Key = None) -> Once:
+async def once(request: Request, key: Key = None) -> Once:
     """Raises KeyReused, RequestInFlight, and Replay, which is not an error; and what `known` raises."""
     caller, connection = await known(request), await of_request(request)
     signer: Signer = request.app.state.signer
@@ -97,7 +97,7 @@ async def _once(request: Request, key: Key = None) -> Once:
         return Once(connection, signer, caller.owner, None)
     key = key.strip().strip('"')
     fingerprint = await _fingerprint(request)
-    await request.state.held.enter_async_context(connection.transaction())  # ends before the answer leaves
+    await request.state.held.in_transaction()
     if not await connection.fetchval(_LOCK, _number(caller.owner.bytes + _hash(key))):
         raise RequestInFlight
     if found := await connection.fetchrow(_FIND, caller.owner, _hash(key)):
@@ -109,7 +109,7 @@ async def _once(request: Request, key: Key = None) -> Once:
     return Once(connection, signer, caller.owner, key, fingerprint)
 
 
-Doing = Annotated[Once, Depends(_once)]
+Doing = Annotated[Once, Depends(once)]
 
 
 async def _fingerprint(request: Request) -> bytes:

@@ -17,8 +17,9 @@ from notes_api import tokens
 from notes_api.batch import TAKE_TURNS
 from notes_api.db import Connection, Pool, connected
 from notes_api.errors import TokenRefused
+from notes_api.fields import Time
 from notes_api.notes import FIELDS, differ
-from notes_api.schemas import InvalidPart, NoteIn, Time
+from notes_api.schemas import InvalidPart, NoteIn
 from notes_api.tokens import Caller
 
 MAX_LINE_BYTES = 8 * 1024 * 1024  # 1 MiB of text whose every character is escaped
@@ -31,13 +32,14 @@ _STORED = {*FIELDS, "id", "created_at", "updated_at", "deleted_at", "purge_at"}
 
 Status = Literal["created", "unchanged", "exists", "replaced", "failed"]
 
-# By id, so that two imports of the same notes wait for each other, and do not deadlock.
+# By id, so that two imports of the same notes wait for each other, and do not deadlock. A note that was purged may have
+# had the same id and time: revisions begin after the highest of any that is gone, so that no ETag names two states.
 _INSERT = """
 insert into notes.notes (owner, id, title, content, tags, pinned, archived, metadata, created_at, updated_at,
-    deleted_at, purge_at)
+    deleted_at, purge_at, revision)
 select $1, id, title, content, array(select jsonb_array_elements_text(tags)), pinned, archived, metadata,
-    coalesce(created_at, now()), coalesce(updated_at, now()), deleted_at,
-    case when deleted_at is not null then coalesce(purge_at, deleted_at + interval '30 days') end
+    coalesce(created_at, now()), coalesce(updated_at, now()), deleted_at, purge_at,
+    1 + coalesce((select purged_revision from notes.feeds where owner = $1), 0)
 from jsonb_to_recordset($2) as given (id uuid, title text, content text, tags jsonb, pinned boolean, archived boolean,
     metadata jsonb, created_at timestamptz, updated_at timestamptz, deleted_at timestamptz, purge_at timestamptz)
 order by id
@@ -46,7 +48,8 @@ returning id
 """
 _LOCK = "select from notes.notes where owner = $1 and id = any ($2) order by id for update"
 _THERE = """
-select id, title, content, tags, pinned, archived, metadata, deleted_at from notes.notes
+select id, title, sha256(convert_to(content, 'UTF8')) as content, tags, pinned, archived, metadata, deleted_at
+from notes.notes
 where owner = $1 and id = any ($2)
 """
 _REPLACE = """
@@ -105,13 +108,14 @@ class Summary(BaseModel):
 
 
 async def reports(
-    pool: Pool, caller: Caller, body: AsyncIterator[bytes], *, replace: bool
+    pool: Pool, caller: Caller, body: AsyncIterator[bytes], *, trash_days: int, replace: bool
 ) -> AsyncIterator[LineReport]:
     """One for each line that is not blank, in their order. Raises DatabaseUnavailable and TokenRefused."""
+    kept = timedelta(days=trash_days)
     waiting: list[tuple[LineReport, NoteLine | None]] = []
     waiting_bytes = 0
     async for number, line in _lines(body):
-        waiting.append(_read(caller.owner, number, line))
+        waiting.append(_read(caller.owner, number, line, kept))
         waiting_bytes += len(line or b"")
         if len(waiting) >= AT_ONCE or waiting_bytes >= AT_ONCE_BYTES:
             for report in await _store(pool, caller, waiting, replace=replace):
@@ -142,7 +146,7 @@ async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes |
         yield number, None if skipping else bytes(rest)
 
 
-def _read(owner: UUID, number: int, line: bytes | None) -> tuple[LineReport, NoteLine | None]:
+def _read(owner: UUID, number: int, line: bytes | None, kept: timedelta) -> tuple[LineReport, NoteLine | None]:
     if line is None:
         detail = f"A line may have {MAX_LINE_BYTES} bytes."
         return LineReport(line=number, status="failed", errors=[InvalidPart(code="too_long", detail=detail)]), None
@@ -158,6 +162,8 @@ def _read(owner: UUID, number: int, line: bytes | None) -> tuple[LineReport, Not
         return LineReport(line=number, status="failed", errors=parts), None
     if note.id is None:  # the same for the same line, so that it is known again
         note.id = UUID(bytes=hashlib.sha256(owner.bytes + line.strip()).digest()[:16], version=5)
+    if note.deleted_at is not None and note.purge_at is None:
+        note.purge_at = note.deleted_at + kept
     return LineReport(line=number, status="created", id=note.id), note
 
 
@@ -186,14 +192,15 @@ async def _meet(
 ) -> None:
     """A note with the id is there, as an earlier line has left it."""
     values = {name: getattr(note, name) for name in (*FIELDS, "deleted_at")}
+    state = values | {"content": hashlib.sha256(note.content.encode()).digest()}  # as `_THERE` has it
     if not there:  # somebody else's, or purged this moment
         report.status = "failed"
         report.errors = [InvalidPart(pointer="#/id", code="id_taken", detail="Make another id.")]
-    elif not any(differ(there[name], value) for name, value in values.items()):
+    elif not any(differ(there[name], value) for name, value in state.items()):
         report.status = "unchanged"
     elif replace:
         await connection.execute(_REPLACE, note.id, owner, *values.values(), note.purge_at)
-        there.update(values)
+        there.update(state)
         report.status = "replaced"
     else:
         report.status = "exists"

@@ -1,4 +1,4 @@
-"""How many requests a token may make: so many a minute, in a window that slides.
+"""How many requests a token may make: so many a minute, in a window that slides. And as many wrong ones an address.
 
 What was counted in the minute before weighs as much as of that minute still lies in the last sixty seconds. All
 processes count together when there is Redis, and each for itself when there is none, or when it does not answer.
@@ -9,7 +9,9 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections import ChainMap
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ WINDOW_SECONDS = 60
 REDIS_SECONDS = 0.25  # nobody waits longer for it
 REDIS_AGAIN_SECONDS = 5.0  # after it failed
 PREFIX = "/v1"
+_WRONG = "wrong "
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,22 @@ class Limits:
             fits = carried + count <= self.per_window
         wait = 0 if fits else self._wait_seconds(before, count, elapsed)
         return Counted(max(0, int(self.per_window - carried - count)), ceil(WINDOW_SECONDS - elapsed), wait)
+
+    def distrusts(self, token: str, address: str) -> bool:
+        """Whether it is not looked at: so many wrong ones came from there, and it was not seen to be right lately."""
+        if address not in self._counts and address not in self._counts_before:
+            return False
+        window, elapsed = divmod(self._now(), WINDOW_SECONDS)
+        self._turn(int(window))
+        lately = ChainMap(self._counts, self._counts_before)
+        carried = min(self._counts_before.get(address, 0), self.per_window) * (1 - elapsed / WINDOW_SECONDS)
+        full = carried + self._counts.get(address, 0) + 1 > self.per_window
+        return full and (token not in lately or _WRONG + token in lately)
+
+    async def count_wrong(self, token: str, address: str) -> None:
+        """A request whose token turned out to be wrong. Who makes tokens up has a new one for each."""
+        self._counts[_WRONG + token] = 1
+        await self.count(address)
 
     def _turn(self, window: int) -> None:
         if window != self._window:
@@ -128,7 +147,9 @@ class RateLimit:
         if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
             await self.app(scope, receive, send)
             return
-        counted = await self.limits.count(_who(scope))
+        address, token = f"address {(scope.get('client') or ('',))[0]}", _token(scope)
+        who = address if token is None or self.limits.distrusts(token, address) else token
+        counted = await self.limits.count(who)
         exchange: Exchange = scope["state"]["exchange"]
         exchange.answer_headers += [
             (b"ratelimit-policy", self._policy),
@@ -140,15 +161,16 @@ class RateLimit:
                 {"Retry-After": str(counted.wait_seconds)},
             )
         await self.app(scope, receive, send)
+        if exchange.status == HTTPStatus.UNAUTHORIZED and who == token:
+            await self.limits.count_wrong(token, address)
 
 
-def _who(scope: Scope) -> str:
-    """The token's hash, however the client writes what is around the token."""
+def _token(scope: Scope) -> str | None:
+    """Its hash, however the client writes what is around the token."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, token = value.partition(b" ")
             if scheme.lower() == b"bearer" and (token := token.strip()):
                 return hashlib.sha256(token).hexdigest()
             break
-    client = scope.get("client")
-    return f"address {client[0] if client else ''}"
+    return None

@@ -28,6 +28,9 @@ _access = logging.getLogger("notes_api.access")
 
 def to_stdout() -> None:
     """For a process that is ours. uvicorn writes here too, but for its access log, which would be a second one."""
+    # What no line has: https://docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -22,7 +22,8 @@ from notes_api.errors import (
     PreconditionMissing,
     VersionMismatch,
 )
-from notes_api.schemas import NoteEdit, NoteIn, etag, metadata_within_limits
+from notes_api.fields import metadata_within_limits
+from notes_api.schemas import NoteEdit, NoteIn, etag
 
 # What a client sees of a note in a list, and alone.
 LISTED = (
@@ -54,9 +55,12 @@ _CREATE = f"""
 insert into notes.notes (owner, title, content, tags, pinned, archived, metadata)
 values ($1, $2, $3, $4, $5, $6, $7) returning {WHOLE}
 """  # noqa: S608  # constants
+# Those of an owner who make notes with ids take turns: two that make the same in another order would deadlock.
+TURN = "pg_advisory_xact_lock(hashtextextended('notes:' || $1::uuid, 0))"
 _CREATE_WITH_ID = f"""
+with turn as (select {TURN})
 insert into notes.notes (owner, title, content, tags, pinned, archived, metadata, id)
-values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (id) do nothing returning {WHOLE}
+select $1, $2, $3, $4, $5, $6, $7, $8 from turn on conflict (id) do nothing returning {WHOLE}
 """  # noqa: S608  # constants
 _GET = f"select {WHOLE} from notes.notes where id = $1 and owner = $2"  # noqa: S608  # constants
 _ATTACHMENTS = """

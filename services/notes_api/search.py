@@ -14,7 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
-from notes_api.db import Connection, Row
+from notes_api.db import Connection, Row, planned_anew
 from notes_api.lists import Filters, passing
 from notes_api.notes import LISTED
 
@@ -175,8 +175,7 @@ async def best(connection: Connection, owner: UUID, wanted: Wanted, after: Place
 
 
 async def _rows(connection: Connection, settings: str, statement: str, values: Sequence[Any]) -> Sequence[Row]:
-    async with connection.transaction():
-        await connection.execute(settings)
+    async with planned_anew(connection, settings):
         return await connection.fetch(statement, *values)
 
 

@@ -5,8 +5,8 @@ from uuid import UUID
 from notes_api import notes
 from notes_api.db import Connection, Row
 from notes_api.errors import InvalidRequest, TextFoundOften, TextNotFound
+from notes_api.fields import MAX_CONTENT_BYTES
 from notes_api.notes import Version
-from notes_api.schemas import MAX_CONTENT_BYTES
 
 
 async def append(

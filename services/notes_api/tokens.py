@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -27,11 +27,11 @@ import asyncpg
 
 from notes_api import db
 from notes_api.db import Connection, Row
-from notes_api.errors import DatabaseUnavailable, InvalidRequest, TokenNotFound, TokenRefused
+from notes_api.errors import DatabaseUnavailable, InvalidRequest, TokenNotFound
 from notes_api.settings import DatabaseSettings
 
 PREFIX = "hf_"  # so that scanners of leaked secrets know one
-_FORM = re.compile(PREFIX + r"[A-Za-z0-9_-]{43}")
+FORM = re.compile(PREFIX + r"[A-Za-z0-9_-]{43}")
 READ = "notes:read"
 WRITE = "notes:write"
 ATTACH = "attachments:write"
@@ -50,8 +50,8 @@ select {_SHOWN} from notes.tokens where owner = $1 and ($2::uuid is null or id <
 _ALL = f"select owner, {_SHOWN} from notes.tokens where $1::uuid is null or owner = $1 order by id"  # noqa: S608
 _REVOKE = "delete from notes.tokens where id = $1 and ($2::uuid is null or owner = $2)"
 _FIND = """
-select id, owner, scopes, last_used_at is null or last_used_at < now() - interval '1 minute' as to_touch
-from notes.tokens where token_hash = $1 and (expires_at is null or expires_at > now())
+select token_hash, id, owner, scopes, last_used_at is null or last_used_at < now() - interval '1 minute' as to_touch
+from notes.tokens where token_hash = any ($1) and (expires_at is null or expires_at > now())
 """
 _HOLDS = "select exists (select from notes.tokens where id = $1 and (expires_at is null or expires_at > now()))"
 # At most once a minute, and never waiting for another request that does the same.
@@ -106,16 +106,14 @@ async def revoke(connection: Connection, token_id: UUID, owner: UUID | None) -> 
         raise TokenNotFound
 
 
-async def authenticate(connection: Connection, token: str) -> Caller:
-    """Who calls, noting that they did. Raises TokenRefused."""
-    if not _FORM.fullmatch(token):
-        raise TokenRefused
-    found = await connection.fetchrow(_FIND, _hash(token))
-    if found is None:
-        raise TokenRefused
-    if found["to_touch"]:
-        await connection.execute(_TOUCH, found["id"])
-    return Caller(found["id"], found["owner"], found["scopes"])
+async def callers(connection: Connection, given: Collection[str]) -> dict[str, Caller]:
+    """By token, those that hold, noting that they were used."""
+    by_hash = {_hash(token): token for token in given}
+    found = await connection.fetch(_FIND, list(by_hash))
+    for row in found:
+        if row["to_touch"]:
+            await connection.execute(_TOUCH, row["id"])
+    return {by_hash[row["token_hash"]]: Caller(row["id"], row["owner"], row["scopes"]) for row in found}
 
 
 async def holds(connection: Connection, token_id: UUID) -> bool:

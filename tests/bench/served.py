@@ -162,7 +162,7 @@ class Served:
 
     @contextmanager
     def drf(self) -> Iterator[Subject]:
-        # Threads are what keeps connections alive; four of them are fastest here.
+        # Threads are what keeps connections alive.
         kept = ("--worker-class", "gthread", "--threads", "4", "--keep-alive", "75")
         port = free_port()
         bind = ("--workers", PROCESSES, "--bind", f"127.0.0.1:{port}", *kept)

@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -41,6 +42,27 @@ async def serving(database_url: str, **more: str) -> AsyncIterator[FastAPI]:
 def client(app: FastAPI, token: str = "") -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://notes.test", headers=headers)
+
+
+async def large_notes(app: FastAPI, count: int) -> None:
+    """Of 1 MB, of the one who has a token."""
+    async with db.connected(app.state.pool) as connection:
+        await connection.execute(
+            "insert into notes.notes (owner, title, content, tags)"
+            " select owner, n, repeat('x', 1000000), '{}' from notes.tokens, generate_series(1, $1) as n",
+            count,
+        )
+
+
+@contextmanager
+def within(max_bytes: int) -> Iterator[None]:
+    """What is done takes no more memory than this at any moment."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] <= max_bytes
+    finally:
+        tracemalloc.stop()
 
 
 async def new_token(app: FastAPI, *scopes: str, owner: UUID | None = None) -> str:

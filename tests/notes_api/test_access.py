@@ -1,6 +1,8 @@
 """Who may call what. The routes are read from the OpenAPI document, so that a new one is among them."""
 
+import asyncio
 import hashlib
+import random
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -9,7 +11,9 @@ import pytest
 from fastapi import FastAPI
 
 from notes_api import tokens
+from notes_api.access import Authentication
 from notes_api.app import create_app
+from notes_api.errors import TokenRefused
 from notes_api.settings import Settings
 from tests.notes_api.doors import client, new_token
 from tests.servers import Cluster
@@ -110,6 +114,29 @@ async def test_a_token_is_revoked_at_once(ada: httpx.AsyncClient, cluster: Clust
     assert (await ada.get(NOTE)).status_code == 404
     cluster.server.psql(database, ["delete from notes.tokens"])
     assert (await ada.get(NOTE)).status_code == 401
+
+
+async def test_tokens_that_are_looked_up_together_are_not_mixed_up(app: FastAPI) -> None:
+    """Good ones, one of them in many requests, wrong ones, and requests that end before they are answered."""
+    owners = [uuid4() for _ in range(8)]
+    good = {await new_token(app, "notes:read", "notes:write", owner=owner): owner for owner in owners}
+    asking: Authentication = app.state.authentication
+    for _ in range(20):
+        given = random.choices([*good, f"hf_{'x' * 43}"], k=60)
+        asked = [asyncio.create_task(asking.caller(token)) for token in given]
+        await asyncio.sleep(0)
+        left = set(random.sample(range(60), 20))
+        for number in left:
+            asked[number].cancel()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        for number, (token, answer) in enumerate(zip(given, found, strict=True)):
+            if number in left:
+                assert isinstance(answer, asyncio.CancelledError)
+            elif token in good:
+                assert isinstance(answer, tokens.Caller)
+                assert answer.owner == good[token]
+            else:
+                assert isinstance(answer, TokenRefused)
 
 
 async def test_only_the_hash_of_a_token_is_kept(ada: httpx.AsyncClient, cluster: Cluster, database: str) -> None:

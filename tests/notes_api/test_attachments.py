@@ -1,5 +1,6 @@
 """Attachments: announced, uploaded to the bucket by the client itself, confirmed, downloaded."""
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator
@@ -275,6 +276,37 @@ async def test_one_that_is_deleted_is_gone_from_the_note_and_its_object_is_to_be
     assert (await s3.list_objects_v2(Bucket=bucket))["KeyCount"] == 0
 
 
+async def test_whoever_changes_a_note_and_its_attachments_finds_no_other_in_the_way(
+    ada: httpx.AsyncClient, app: FastAPI, note: str
+) -> None:
+    """With the note locked by somebody else, the attachment that is to be deleted is not locked yet."""
+    path = await attached(ada, note)
+    note_id = note.rpartition("/")[2]
+    async with db.connected(app.state.pool) as other, other.transaction():
+        await other.execute("select from notes.notes where id = $1 for update", note_id)
+        deleting = asyncio.create_task(ada.delete(path))
+        async with db.connected(app.state.pool) as watching, asyncio.timeout(3):
+            while not await watching.fetchval("select exists (select from pg_locks where not granted)"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await other.execute("update notes.attachments set confirmed_at = now() where note_id = $1", note_id)
+    assert (await deleting).status_code == 204
+    assert (await ada.get(note)).json()["attachment_count"] == 0
+
+
+async def test_a_download_waits_for_nobody_who_changes_the_note(
+    ada: httpx.AsyncClient, app: FastAPI, note: str, s3: Any, bucket: str
+) -> None:
+    path, form = await announced(ada, note)
+    first = (await upload(form)).headers["x-amz-version-id"]
+    await ada.post(f"{path}:confirm")
+    await upload(form)
+    await s3.delete_object(Bucket=bucket, Key=form["fields"]["key"], VersionId=first)
+    async with db.connected(app.state.pool) as other, other.transaction():
+        await other.execute("select from notes.notes for update")
+        async with asyncio.timeout(3):
+            assert (await ada.get(path)).status_code == 200
+
+
 async def test_a_note_that_is_purged_takes_its_attachments_along(
     ada: httpx.AsyncClient, app: FastAPI, note: str
 ) -> None:
@@ -370,18 +402,30 @@ async def test_a_note_has_at_most_100(ada: httpx.AsyncClient, app: FastAPI, note
     assert (await ada.post(f"{note}/attachments", json=announcement())).status_code == 201
 
 
-async def test_the_same_key_gives_the_same_form(ada: httpx.AsyncClient, note: str) -> None:
+async def test_the_same_key_gives_the_same_attachment_and_a_form_that_is_good(
+    ada: httpx.AsyncClient, app: FastAPI, note: str
+) -> None:
     key = {"Idempotency-Key": "one"}
-    first, second = [await ada.post(f"{note}/attachments", json=announcement(), headers=key) for _ in range(2)]
+
+    async def announce() -> httpx.Response:
+        return await ada.post(f"{note}/attachments", json=announcement(), headers=key)
+
+    first = await announce()
+    async with db.connected(app.state.pool) as connection:  # as if all of it were of an hour ago
+        old = first.content.replace(first.json()["upload"]["expires_at"].encode(), b"2026-01-01T00:00:00Z")
+        await connection.execute("update notes.idempotency_keys set body = $1", old)
+    second = await announce()
     assert first.status_code == second.status_code == 201
     assert second.headers["Idempotent-Replayed"] == "true"
-    assert first.json() == second.json()
+    assert first.json()["attachment"] == second.json()["attachment"]
+    assert second.json()["upload"]["expires_at"] >= first.json()["upload"]["expires_at"]
     assert first.headers["Location"] == second.headers["Location"]
     await upload(second.json()["upload"])
     confirmed = [await ada.post(f"{first.headers['Location']}:confirm", headers=key | {"Idempotency-Key": "two"})]
     confirmed += [await ada.post(f"{first.headers['Location']}:confirm", headers={"Idempotency-Key": "two"})]
     assert [each.status_code for each in confirmed] == [200, 200]
     assert confirmed[0].json() == confirmed[1].json()
+    assert (await announce()).json()["upload"]["expires_at"] == "2026-01-01T00:00:00Z", "nothing is waited for"
     assert (await ada.get(note)).json()["attachment_count"] == 1
 
 

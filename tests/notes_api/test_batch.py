@@ -6,6 +6,9 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from fastapi import FastAPI
+
+from tests.notes_api.doors import large_notes, within
 
 BATCH = "/v1/notes:batch"
 
@@ -119,6 +122,14 @@ async def test_a_key_makes_it_once(ada: httpx.AsyncClient) -> None:
     assert await feed(ada) == ["note.created"]
 
 
+async def test_contents_are_not_held_in_memory(app: FastAPI, ada: httpx.AsyncClient) -> None:
+    await large_notes(app, 30)
+    notes = (await ada.get("/v1/notes")).json()["items"]
+    with within(8_000_000):
+        answer = await batch(ada, *(on(note, "delete") for note in notes))
+    assert (answer.status_code, len(answer.json()["results"])) == (200, 30)
+
+
 async def test_two_that_go_opposite_ways_both_end(ada: httpx.AsyncClient) -> None:
     for _ in range(10):
         notes = [await made(ada, f"{number}") for number in range(8)]
@@ -134,6 +145,17 @@ async def test_two_that_make_the_same_opposite_ways_both_end(ada: httpx.AsyncCli
         new = [{"op": "create", "id": str(uuid4()), "note": {"title": "x"}} for _ in range(6)]
         answers = await asyncio.gather(batch(ada, *new), batch(ada, *new[::-1]))
         assert sorted(answer.status_code for answer in answers) == [200, 412]
+
+
+async def test_a_batch_and_single_creates_of_the_same_both_end(ada: httpx.AsyncClient) -> None:
+    for _ in range(5):
+        ids = [str(uuid4()) for _ in range(20)]
+        new = [{"op": "create", "id": each, "note": {"title": "x"}} for each in ids]
+        singles = [
+            ada.put(f"/v1/notes/{each}", json={"title": "x"}, headers={"If-None-Match": "*"}) for each in ids[::-1]
+        ]
+        answers = await asyncio.gather(batch(ada, *new, atomic=False), *singles)
+        assert {answer.status_code for answer in answers} <= {201, 207, 412}
 
 
 async def test_a_batch_and_single_edits_both_end(ada: httpx.AsyncClient) -> None:

@@ -112,6 +112,18 @@ async def test_an_idempotency_key_is_forgotten_after_a_day(app: FastAPI, ada: ht
     assert await sql(app, "select key_hash = sha256('new'::bytea) from notes.idempotency_keys") == [(True,)]
 
 
+async def test_an_attachment_of_a_note_that_is_being_changed_goes_the_next_time(
+    app: FastAPI, made: dict[str, Any]
+) -> None:
+    await attach(app, made["id"], "late", confirmed="null", expires="now() - interval '2 hours'")
+    async with db.connected(app.state.pool) as other, other.transaction(), asyncio.timeout(3):
+        await other.execute("select from notes.notes for update")
+        await do(app)
+        assert await sql(app, "select name from notes.attachments") == [("late",)]
+    await do(app)
+    assert await sql(app, "select name from notes.attachments") == []
+
+
 async def test_an_attachment_that_nobody_confirmed_goes_and_a_storage_that_is_away_is_asked_again(
     app: FastAPI, made: dict[str, Any]
 ) -> None:

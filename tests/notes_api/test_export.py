@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import httpx
 import psutil
@@ -69,17 +71,26 @@ async def test_it_is_of_one_moment(app: FastAPI, ada: httpx.AsyncClient) -> None
     assert rest[-1]["deleted_at"] is None
 
 
-async def test_so_many_at_a_time(app: FastAPI, ada: httpx.AsyncClient) -> None:
+async def test_one_of_an_owner_and_so_many_at_a_time(
+    app: FastAPI, ada: httpx.AsyncClient, bob: httpx.AsyncClient
+) -> None:
     await ada.post("/v1/notes", json={"title": "x"})
     state = app.state
     async with state.pool.acquire() as connection:
         owner = await connection.fetchval("select owner from notes.notes limit 1")
-    running = [exported.lines(state.pool, state.exports, state.signer, owner) for _ in range(exported.AT_ONCE)]
-    for each in running:
-        await anext(each)
+
+    async def begun(owner: UUID) -> AsyncGenerator[bytes, None]:
+        stream = exported.lines(state.pool, state.exports, state.signer, owner)
+        await anext(stream)
+        return stream
+
+    running = [await begun(owner)]
     answer = await ada.get(EXPORT)
     assert (answer.status_code, answer.json()["type"]) == (503, f"/problems/{TooManyExports.type}")
     assert answer.headers["Retry-After"] == "10"
+    assert (await bob.get(EXPORT)).status_code == 200
+    running += [await begun(uuid4()) for _ in range(exported.AT_ONCE - 1)]
+    assert (await bob.get(EXPORT)).status_code == 503
     for each in running:
         await each.aclose()
     assert len(lines(await ada.get(EXPORT))) == 1

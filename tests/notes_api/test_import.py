@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from notes_api import imported
-from tests.notes_api.doors import new_token
+from tests.notes_api.doors import client, large_notes, new_token, serving, within
 from tests.notes_api.processes import served
 from tests.servers import Cluster
 
@@ -62,7 +62,7 @@ async def test_it_takes_what_an_export_gave(ada: httpx.AsyncClient, bob: httpx.A
         "failed": 0,
     }
     again = [json.loads(line) for line in (await ada.get(EXPORT)).text.splitlines()]
-    assert again == [json.loads(line) | {"revision": 1} for line in first.decode().splitlines()]
+    assert again == [json.loads(line) | {"revision": 3} for line in first.decode().splitlines()]
     assert statuses(reported(await bob.post(IMPORT, content=first, headers=LINES))) == ["failed", "failed"]
 
 
@@ -72,6 +72,52 @@ async def test_lines_that_a_client_wrote_are_known_again(ada: httpx.AsyncClient,
     assert statuses(await send(ada, *lines)) == ["unchanged"] * 3
     assert statuses(await send(bob, *lines)) == ["created", "created", "unchanged"]
     assert await titles(ada) == ["One", "Two"]
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_no_etag_names_what_was_purged_and_what_was_made_of_its_id(
+    app: FastAPI, ada: httpx.AsyncClient, *, forgotten: bool
+) -> None:
+    line = {"id": str(uuid4()), "updated_at": "2026-01-01T00:00:00Z", "deleted_at": "2026-01-01T00:00:00Z"}
+    etags = []
+    for title in ("one", "another", "a third"):
+        assert statuses(await send(ada, line | {"title": title})) == ["created"]
+        etags.append((await ada.get(f"/v1/notes/{line['id']}")).headers["ETag"])
+        gone = await ada.delete(f"/v1/notes/{line['id']}?permanent=true", headers={"If-Match": etags[-1]})
+        assert gone.status_code == 204
+        if forgotten:
+            async with app.state.pool.acquire() as connection:
+                await connection.execute("delete from notes.changes")
+    assert len(set(etags)) == 3
+
+
+async def test_a_line_in_the_trash_stays_there_as_long_as_is_set(cluster: Cluster, database: str) -> None:
+    async with (
+        serving(cluster.url("notes_app", database), HOLDFAST_TRASH_DAYS="3") as app,
+        client(app, await new_token(app, "notes:read", "notes:write")) as ada,
+    ):
+        made = (await ada.post("/v1/notes", json={"title": "There"})).json()
+        trashed = {"title": "x", "deleted_at": "2026-01-01T00:00:00Z"}
+        reports = await send(ada, trashed, trashed | {"id": made["id"]}, existing="replace")
+        assert statuses(reports) == ["created", "replaced"]
+        for report in reports[:2]:
+            assert (await ada.get(f"/v1/notes/{report['id']}")).json()["purge_at"] == "2026-01-04T00:00:00Z"
+
+
+async def test_contents_of_notes_that_are_there_are_not_held_in_memory(app: FastAPI, ada: httpx.AsyncClient) -> None:
+    await large_notes(app, 30)
+    notes = (await ada.get("/v1/notes")).json()["items"]
+    with within(8_000_000):
+        reports = await send(ada, *({"id": note["id"], "title": note["title"]} for note in notes))
+    assert statuses(reports) == ["exists"] * 30
+
+
+async def test_numbers_however_they_are_written_are_known_again(ada: httpx.AsyncClient) -> None:
+    line = b'{"title": "x", "metadata": {"n": [1e16, -0.0, 1.0, 1E-7, 1.50, 2e0, 1e308, 9007199254740993]}}'
+    assert statuses(await send(ada, line, line)) == ["created", "unchanged"]
+    assert statuses(await send(ada, line)) == ["unchanged"]
+    exported = (await ada.get(EXPORT)).content
+    assert statuses(reported(await ada.post(IMPORT, content=exported, headers=LINES))) == ["unchanged"]
 
 
 async def test_a_line_that_is_wrong_is_told_and_the_others_are_taken(ada: httpx.AsyncClient) -> None:
@@ -204,6 +250,9 @@ async def test_what_was_stored_before_a_break_stays_and_the_rest_follows(
             assert await stored(ada) == imported.AT_ONCE
             summary = reported(await ada.post(IMPORT, content=b"".join(lines), headers=LINES))[-1]["summary"]
             assert (summary["unchanged"], summary["created"]) == (imported.AT_ONCE, 5)
+        service.end()
+        assert [line["status"] for line in service.lines() if line.get("route") == IMPORT] == [499, 200]
+        assert not [line for line in service.lines() if line["level"] == "error"]
 
 
 @pytest.mark.parametrize(

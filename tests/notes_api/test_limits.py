@@ -92,6 +92,32 @@ async def test_the_token_counts_and_not_how_it_is_written(three_a_minute: FastAP
         assert (await ada.get(NOTE, headers={"Authorization": form.format(token)})).status_code == 429
 
 
+async def test_who_makes_tokens_up_is_refused_by_address_and_a_token_that_was_right_is_not(
+    three_a_minute: FastAPI,
+) -> None:
+    right, late = [await new_token(three_a_minute, "notes:read") for _ in range(2)]
+    made_up = [f"hf_{number:043}" for number in range(5)]
+    async with client(three_a_minute) as anybody:
+        statuses = [
+            (await anybody.get(NOTE, headers={"Authorization": f"Bearer {token}"})).status_code
+            for token in (right, *made_up[:3], made_up[3], made_up[0], right, late)
+        ]
+    assert statuses == [404, 401, 401, 401, 429, 429, 404, 429]
+
+
+async def test_wrong_tokens_are_counted_over_all_processes(cluster: Cluster, database: str, redis_url: str) -> None:
+    url = cluster.url("notes_app", database)
+    more = {"HOLDFAST_REDIS_URL": redis_url, "HOLDFAST_REQUESTS_PER_MINUTE": "4"}
+    async with serving(url, **more) as one, serving(url, **more) as other:
+        doors = [httpx.ASGITransport(app, client=(f"not yet seen {database}", 1)) for app in (one, other)]
+        statuses = []
+        for number in range(8):
+            async with httpx.AsyncClient(transport=doors[number % 2], base_url="http://notes.test") as anybody:
+                answer = await anybody.get(NOTE, headers={"Authorization": f"Bearer hf_{number:043}"})
+                statuses.append(answer.status_code)
+    assert statuses == [401] * 5 + [429] * 3, "each process hears with its next one what the others counted"
+
+
 async def test_processes_with_one_redis_count_together(cluster: Cluster, database: str, redis_url: str) -> None:
     url = cluster.url("notes_app", database)
     more = {"HOLDFAST_REDIS_URL": redis_url, "HOLDFAST_REQUESTS_PER_MINUTE": "6"}

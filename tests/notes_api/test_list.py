@@ -402,6 +402,9 @@ class Explained:
         self.read.append(_read(json.loads(explained)[0]["Plan"]))
         return await self._connection.fetch(query, *values)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
 
 def _read(plan: dict[str, Any]) -> tuple[int, int]:
     rows = 0

@@ -80,6 +80,23 @@ def test_a_long_note_passes_nginx(stack: Stack) -> None:
         assert notes.get(f"/v1/notes/{made.json()['id']}").json()["content"] == content
 
 
+def test_a_file_of_notes_of_any_size_passes_nginx_both_ways(stack: Stack) -> None:
+    """It is larger than the body of another request may be."""
+    lines = "".join(json.dumps({"title": f"Imported {n}", "content": "tea " * 1000}) + "\n" for n in range(800))
+    with stack.notes() as notes:
+        answer = notes.post("/v1/notes:import", content=lines, headers={"Content-Type": "application/x-ndjson"})
+        assert json.loads(answer.text.splitlines()[-1])["summary"]["created"] == 800, answer.text[-1000:]
+        export = notes.get("/v1/notes:export")
+        assert sum(json.loads(line)["title"].startswith("Imported ") for line in export.text.splitlines()) == 800
+
+
+def test_a_change_passes_nginx_when_it_happens(stack: Stack) -> None:
+    with stack.notes() as notes, notes.stream("GET", "/v1/changes/stream") as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        assert notes.post("/v1/notes", json={"title": "Seen at once"}).status_code == 201
+        assert next(line for line in stream.iter_lines() if line.startswith("event:")) == "event: note.created"
+
+
 def test_an_unsigned_call_is_refused(stack: Stack) -> None:
     assert httpx.get(f"{stack.env['BACKUPS_URL']}/backups").status_code == 403
     assert httpx.post(f"{stack.env['BACKUPS_URL']}/backups", json={}).status_code == 403

@@ -12,11 +12,11 @@ from pydantic_core import PydanticCustomError
 
 from notes_api import attachments
 from notes_api.access import Attacher, Reader
-from notes_api.db import Db, Row
+from notes_api.db import Db, Row, of_request
 from notes_api.errors import AttachmentNotFound, NoteNotFound, NoteTrashed, NotUploaded, StorageUnavailable
-from notes_api.idempotency import Doing
+from notes_api.idempotency import Doing, Key, Once, Replay, once
 from notes_api.problems import documented
-from notes_api.routes.parts import ALWAYS, LOCATION, WITH_BODY, WITH_KEY, Route, json_body
+from notes_api.routes.parts import ALWAYS, LOCATION, WITH_BODY, WITH_KEY, Route
 from notes_api.schemas import AttachmentOut
 from notes_api.storage import Storage
 
@@ -115,12 +115,27 @@ class AttachmentPage(BaseModel):
         return cls(items=[_out(row) for row in rows])
 
 
+async def _announcing(request: Request, bucket: Bucket, key: Key = None) -> Once:
+    """As `Doing`, but a replay has a new form while bytes are waited for: the first one is good for minutes only."""
+    try:
+        return await once(request, key)
+    except Replay as replay:
+        told = AttachmentAnnounced.model_validate_json(bytes(replay.response.body))
+        if row := await attachments.pending(await of_request(request), told.attachment.id):
+            told.upload = await _form(bucket, row)
+            replay.response.body = told.model_dump_json().encode()
+            replay.response.headers["Content-Length"] = str(len(replay.response.body))
+        raise
+
+
+Announcing = Annotated[Once, Depends(_announcing)]
+
+
 @router.post(
     "",
     operation_id="createAttachment",
     status_code=201,
     response_model=AttachmentAnnounced,
-    dependencies=[Depends(json_body)],
     responses={
         201: {"headers": LOCATION},
         **documented(*WITH_BODY, *WITH_KEY, NoteNotFound, NoteTrashed, StorageUnavailable),
@@ -133,16 +148,13 @@ async def create(
     caller: Attacher,
     connection: Db,
     bucket: Bucket,
-    once: Doing,
+    once: Announcing,
 ) -> Response:
     """Announce an attachment, and get the form to upload it with. It counts when it is confirmed."""
     announced = new.model_dump() | {"sha256": base64.b64decode(new.sha256)}
     max_bytes = request.app.state.settings.attachment_bytes
     row = await attachments.announce(connection, caller.owner, note_id, **announced, max_bytes=max_bytes)
-    form = await bucket.presign_upload(
-        row["object"], content_type=new.content_type, size_bytes=new.size_bytes, sha256=announced["sha256"]
-    )
-    answer = AttachmentAnnounced(attachment=_out(row), upload=UploadForm(**form._asdict()))
+    answer = AttachmentAnnounced(attachment=_out(row), upload=await _form(bucket, row))
     return await once.answer(answer, 201, {"Location": f"/v1/notes/{note_id}/attachments/{row['id']}"})
 
 
@@ -201,6 +213,13 @@ async def show(note_id: UUID, attachment_id: UUID, caller: Reader, connection: D
 async def delete(note_id: UUID, attachment_id: UUID, caller: Attacher, connection: Db) -> None:
     """Take an attachment from its note, as a new revision of that."""
     await attachments.delete(connection, caller.owner, note_id, attachment_id)
+
+
+async def _form(bucket: Storage, row: Row) -> UploadForm:
+    form = await bucket.presign_upload(
+        row["object"], content_type=row["content_type"], size_bytes=row["size_bytes"], sha256=row["digest"]
+    )
+    return UploadForm(**form._asdict())
 
 
 def _out(row: Row) -> AttachmentOut:

@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
@@ -14,7 +14,7 @@ from notes_api.db import Db
 from notes_api.errors import IdTaken, NoteExists, NoteNotFound, NoteNotTrashed, NoteTrashed, VersionMismatch
 from notes_api.idempotency import Doing
 from notes_api.problems import documented
-from notes_api.routes.parts import WITH_BODY, WITH_KEY, Route, json_body
+from notes_api.routes.parts import WITH_BODY, WITH_KEY, Route
 from notes_api.schemas import NoteListed, Problem
 
 router = APIRouter(prefix="/v1", tags=["notes"], route_class=Route)
@@ -60,7 +60,6 @@ class BatchOut(BaseModel):
     "/notes:batch",
     operation_id="batchNotes",
     response_model=BatchOut,
-    dependencies=[Depends(json_body)],
     responses={
         200: {"description": "All were done; of a dry run: all would be."},
         207: {"model": BatchOut, "description": "Not atomic: each result has a status of its own."},
@@ -85,6 +84,6 @@ def _result(index: int, done: Done, request_id: str) -> BatchResult:
         assert done.refused
         problem = problems.problem(done.refused, request_id)
         return BatchResult(index=index, status=problem.status, id=done.operation.id, note=None, problem=problem)
-    note = NoteListed.of({name: value for name, value in done.row.items() if name not in {"content", "attachments"}})
+    note = NoteListed.of(done.row)
     status = 201 if isinstance(done.operation, Create) else 200
     return BatchResult(index=index, status=status, id=note.id, note=note, problem=None)

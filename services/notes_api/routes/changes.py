@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from notes_api import db, feed, tokens
+from notes_api import feed, tokens
 from notes_api.access import Reader
 from notes_api.db import Connection, Db, Row
 from notes_api.errors import CursorGone, TokenRefused, TooManyStreams
@@ -75,13 +75,12 @@ async def page(request: Request, caller: Reader, connection: Db, query: Annotate
     found = await feed.page(connection, caller.owner, after, query.limit + 1)
     epoch = await feed.epoch(connection)
     if not found and query.wait:
-        pool, watch = request.app.state.pool, request.app.state.watch
-        await pool.release(connection)  # others need it meanwhile
-        await watch.later(caller.owner, after, query.wait)
-        async with db.connected(pool) as again:
-            if not await tokens.holds(again, caller.token_id):
-                raise TokenRefused
-            found = await feed.page(again, caller.owner, after, query.limit + 1)
+        await request.state.held.release()
+        await request.app.state.watch.later(caller.owner, after, query.wait)
+        connection = await request.state.held.connection()
+        if not await tokens.holds(connection, caller.token_id):
+            raise TokenRefused
+        found = await feed.page(connection, caller.owner, after, query.limit + 1)
     if found and found[0]["seq"] != after + 1:
         raise feed.gone("The changes that follow this cursor are not kept any more.")
     items = found[: query.limit]

@@ -12,10 +12,11 @@ from notes_api import lists, tags
 from notes_api.access import Reader
 from notes_api.db import Connection, Db
 from notes_api.errors import InvalidCursor
+from notes_api.fields import Tag, Time
 from notes_api.lists import Order, Place, Sort
 from notes_api.problems import documented
 from notes_api.routes.parts import ALWAYS, Route, header
-from notes_api.schemas import NoteListed, NotePage, PageQuery, Tag, Time
+from notes_api.schemas import NoteListed, NotePage, PageQuery
 
 router = APIRouter(prefix="/v1", tags=["lists"], route_class=Route)
 

@@ -4,7 +4,7 @@ import re
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from notes_api import notes, revisions
@@ -18,6 +18,7 @@ from notes_api.errors import (
     NoteNotTrashed,
     RevisionNotFound,
 )
+from notes_api.fields import Time
 from notes_api.idempotency import Doing
 from notes_api.notes import Version
 from notes_api.problems import documented
@@ -31,11 +32,9 @@ from notes_api.routes.parts import (
     IfMatch,
     IfNoneMatch,
     Route,
-    json_body,
-    merge_patch,
     state,
 )
-from notes_api.schemas import NoteEdit, NoteIn, NoteOut, Time
+from notes_api.schemas import NoteEdit, NoteIn, NoteOut
 
 router = APIRouter(prefix="/v1", tags=["notes"], route_class=Route)
 
@@ -45,42 +44,12 @@ router = APIRouter(prefix="/v1", tags=["notes"], route_class=Route)
     operation_id="createNote",
     status_code=201,
     response_model=NoteOut,
-    dependencies=[Depends(json_body)],
     responses={201: {"headers": LOCATION | ETAG}, **documented(*WITH_BODY, *WITH_KEY)},
 )
 async def create(new: NoteIn, caller: Writer, connection: Db, once: Doing) -> Response:
     """Make a note."""
     note = NoteOut.of(await notes.create(connection, caller.owner, new))
     return await once.answer(note, 201, {"Location": f"/v1/notes/{note.id}", **state(note)})
-
-
-@router.put(
-    "/notes/{note_id:uuid}",
-    operation_id="putNote",
-    response_model=NoteOut,
-    dependencies=[Depends(json_body)],
-    responses={
-        200: {"headers": ETAG},
-        201: {"model": NoteOut, "description": "The note was made.", "headers": LOCATION | ETAG},
-        **documented(*WITH_BODY, *WITH_KEY, *TO_CHANGE, NoteExists, IdTaken),
-    },
-)
-async def put(
-    note_id: UUID,
-    new: NoteIn,
-    caller: Writer,
-    connection: Db,
-    once: Doing,
-    if_match: IfMatch = None,
-    if_none_match: IfNoneMatch = None,
-) -> Response:
-    """Make a note with an id of your own, with `If-None-Match: *`; or replace a whole note, with `If-Match`."""
-    if if_none_match is not None:
-        _only_star(if_match, if_none_match)
-        note = NoteOut.of(await notes.create_with_id(connection, caller.owner, note_id, new))
-        return await once.answer(note, 201, {"Location": f"/v1/notes/{note.id}", **state(note)})
-    row = await notes.replace(connection, caller.owner, note_id, new, Version.read(if_match))
-    return await once.answer(note := NoteOut.of(row), 200, state(note))
 
 
 At = Annotated[
@@ -117,11 +86,38 @@ async def show(
     return Response(note.model_dump_json(), 200, state(note), "application/json")
 
 
+@router.put(
+    "/notes/{note_id:uuid}",
+    operation_id="putNote",
+    response_model=NoteOut,
+    responses={
+        200: {"headers": ETAG},
+        201: {"model": NoteOut, "description": "The note was made.", "headers": LOCATION | ETAG},
+        **documented(*WITH_BODY, *WITH_KEY, *TO_CHANGE, NoteExists, IdTaken),
+    },
+)
+async def put(
+    note_id: UUID,
+    new: NoteIn,
+    caller: Writer,
+    connection: Db,
+    once: Doing,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Make a note with an id of your own, with `If-None-Match: *`; or replace a whole note, with `If-Match`."""
+    if if_none_match is not None:
+        _only_star(if_match, if_none_match)
+        note = NoteOut.of(await notes.create_with_id(connection, caller.owner, note_id, new))
+        return await once.answer(note, 201, {"Location": f"/v1/notes/{note.id}", **state(note)})
+    row = await notes.replace(connection, caller.owner, note_id, new, Version.read(if_match))
+    return await once.answer(note := NoteOut.of(row), 200, state(note))
+
+
 @router.patch(
     "/notes/{note_id:uuid}",
     operation_id="editNote",
     response_model=NoteOut,
-    dependencies=[Depends(merge_patch)],
     responses={200: {"headers": ETAG}, **documented(*WITH_BODY, *WITH_KEY, *TO_CHANGE)},
     openapi_extra={"requestBody": {"content": {"application/merge-patch+json": {}}}},
 )

@@ -99,6 +99,7 @@ class Route(APIRoute):
         read = self.dependant.query_params
         by_model = any(isinstance(kind := f.field_info.annotation, type) and issubclass(kind, BaseModel) for f in read)
         names = {field.alias for field in read}
+        media_type = "application/merge-patch+json" if self.methods == {"PATCH"} else "application/json"
 
         def refuse_unknown(request: Request) -> None:
             """Raises RequestValidationError. Called when it is known who asks, to whom alone it matters."""
@@ -112,17 +113,21 @@ class Route(APIRoute):
                 )
 
         async def strictly(request: Request) -> Response:
-            async with Held() as held:
+            if self.body_field:
+                refuse_other_than(media_type, request)
+            async with Held(request.app.state.pool) as held:
                 request.scope["state"].update(held=held, refuse_unknown=refuse_unknown)
-                return await handle(_StrictRequest(request.scope, request.receive))
-            raise AssertionError  # what is held swallows no exception
+                return await handle(_StrictRequest(request.scope, request.receive) if self.body_field else request)
 
         return strictly
 
 
 class _StrictRequest(Request):
     async def json(self) -> Any:
-        return json.loads((await self.body()).decode(), object_pairs_hook=_unique, parse_constant=_no_number)
+        try:
+            return json.loads((await self.body()).decode(), object_pairs_hook=_unique, parse_constant=_no_number)
+        except RecursionError:  # how deep is too deep for the parser depends on the machine
+            raise HTTPException(400, "The body is nested too deeply.") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -136,22 +141,12 @@ def _no_number(name: str) -> NoReturn:
     raise HTTPException(400, f"JSON has no {name}.")
 
 
-class Takes:
-    """Dependency of a route with a body. Clearer than what else a form, curl's default, would get."""
-
-    def __init__(self, media_type: str) -> None:
-        self.media_type = media_type
-
-    async def __call__(self, request: Request) -> None:  # async: what is not is run in a thread
-        """Raises UnsupportedMediaType."""
-        given = request.headers.get("content-type", "")
-        if given.partition(";")[0].strip().lower() != self.media_type:
-            accepts = "Accept-Patch" if request.method == "PATCH" else "Accept"
-            raise UnsupportedMediaType(f"Send `Content-Type: {self.media_type}`.", {accepts: self.media_type})
-
-
-json_body = Takes("application/json")
-merge_patch = Takes("application/merge-patch+json")
+def refuse_other_than(media_type: str, request: Request) -> None:
+    """Raises UnsupportedMediaType, which is clearer than what a form, curl's default, would get."""
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != media_type:
+        accepts = "Accept-Patch" if request.method == "PATCH" else "Accept"
+        raise UnsupportedMediaType(f"Send `Content-Type: {media_type}`.", {accepts: media_type})
 
 
 def state(note: NoteListed) -> dict[str, str]:

@@ -3,18 +3,19 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from notes_api import text
 from notes_api.access import Writer
 from notes_api.db import Db
 from notes_api.errors import TextFoundOften, TextNotFound
+from notes_api.fields import Content
 from notes_api.idempotency import Doing
 from notes_api.notes import Version
 from notes_api.problems import documented
-from notes_api.routes.parts import ETAG, TO_CHANGE, WITH_BODY, WITH_KEY, IfMatch, Route, json_body, state
-from notes_api.schemas import Content, NoteOut
+from notes_api.routes.parts import ETAG, TO_CHANGE, WITH_BODY, WITH_KEY, IfMatch, Route, state
+from notes_api.schemas import NoteOut
 
 router = APIRouter(prefix="/v1", tags=["notes"], route_class=Route)
 
@@ -36,7 +37,6 @@ class Appended(BaseModel):
     "/notes/{note_id:uuid}:append",
     operation_id="appendToNote",
     response_model=NoteOut,
-    dependencies=[Depends(json_body)],
     responses={200: {"headers": ETAG}, **documented(*WITH_BODY, *WITH_KEY, *TO_CHANGE)},
 )
 async def append(
@@ -69,7 +69,6 @@ class Replacement(BaseModel):
     "/notes/{note_id:uuid}:replace",
     operation_id="replaceInNote",
     response_model=NoteOut,
-    dependencies=[Depends(json_body)],
     responses={
         200: {"headers": ETAG},
         **documented(*WITH_BODY, *WITH_KEY, *TO_CHANGE, TextNotFound, TextFoundOften),

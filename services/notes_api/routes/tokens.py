@@ -13,7 +13,7 @@ from notes_api.db import Db, Row
 from notes_api.errors import InvalidCursor, ScopeMissing, TokenNotFound
 from notes_api.idempotency import Doing
 from notes_api.problems import documented
-from notes_api.routes.parts import ALWAYS, LOCATION, WITH_BODY, WITH_KEY, Route, json_body
+from notes_api.routes.parts import ALWAYS, LOCATION, WITH_BODY, WITH_KEY, Route
 from notes_api.schemas import PageQuery
 
 router = APIRouter(prefix="/v1", tags=["tokens"], route_class=Route)
@@ -83,7 +83,6 @@ async def _granted(new: TokenIn, caller: TokenAdmin) -> TokenIn:
     operation_id="createToken",
     status_code=201,
     response_model=TokenOut,
-    dependencies=[Depends(json_body)],
     responses={201: {"headers": LOCATION}, **documented(*WITH_BODY, *WITH_KEY)},
 )
 async def create(

@@ -4,19 +4,21 @@ import tempfile
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from notes_api import exported, imported
 from notes_api.access import Reader, Writer
 from notes_api.db import Db
 from notes_api.errors import MalformedRequest, TooManyExports, UnsupportedMediaType
+from notes_api.exchange import CLOSED_BY_CLIENT
 from notes_api.exported import ExportedNote
 from notes_api.imported import LineReport, NoteLine, Summary
 from notes_api.problems import documented
-from notes_api.routes.parts import ALWAYS, InTime, Route, Takes, header
+from notes_api.routes.parts import ALWAYS, InTime, Route, header, refuse_other_than
 
 router = APIRouter(prefix="/v1", tags=["transfer"], route_class=Route)
 
@@ -65,7 +67,7 @@ class ImportQuery(BaseModel):
 
 async def _lines_without_a_key(request: Request) -> None:
     """Raises UnsupportedMediaType and MalformedRequest. Asked when it is known who calls."""
-    await Takes(LINES)(request)
+    refuse_other_than(LINES, request)
     if "idempotency-key" in request.headers:
         raise MalformedRequest("An import takes no Idempotency-Key: sent again, it changes nothing.")
 
@@ -88,23 +90,28 @@ OfLines = Annotated[None, Depends(_lines_without_a_key)]
 )
 async def import_(
     request: Request, caller: Writer, connection: Db, query: Annotated[ImportQuery, Query()], _: OfLines
-) -> StreamingResponse:
+) -> Response:
     """Make notes of lines, each for itself: as an export gives them, or as a client writes them.
 
     A line with an `id` makes the note with this id. Sent again, a line changes nothing.
     """
-    await request.app.state.pool.release(connection)  # others need it while the client sends
+    state = request.app.state
+    await request.state.held.release()  # others need it while the client sends
     summary = Summary()
     # Sent when all is read: a client that reads only after it has sent would wait for us, and we for it.
     report = tempfile.SpooledTemporaryFile(REPORT_IN_MEMORY_BYTES)  # noqa: SIM115 - closed where it is sent
     try:
-        lines = imported.reports(request.app.state.pool, caller, request.stream(), replace=query.existing == "replace")
-        async for each in lines:
+        lines, replace = request.stream(), query.existing == "replace"
+        days = state.settings.trash_days
+        async for each in imported.reports(state.pool, caller, lines, trash_days=days, replace=replace):
             report.write(each.model_dump_json(exclude_none=True).encode() + b"\n")
             summary.lines += 1
             setattr(summary, each.status, getattr(summary, each.status) + 1)
         report.write(b'{"summary":' + summary.model_dump_json().encode() + b"}\n")
         report.seek(0)
+    except ClientDisconnect:  # which is no fault of ours, and nobody waits for the answer
+        report.close()
+        return Response(status_code=CLOSED_BY_CLIENT)
     except BaseException:
         report.close()
         raise

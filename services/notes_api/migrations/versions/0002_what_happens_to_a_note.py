@@ -89,7 +89,14 @@ create table notes.revisions (
 )
 """,
     "create index revisions_note_id_revision_idx on notes.revisions (note_id, revision)",
-    "create table notes.feeds (owner uuid primary key, seq bigint not null)",
+    # The number of the newest change, and the highest revision of all notes that are gone.
+    """
+create table notes.feeds (
+    owner uuid primary key,
+    seq bigint not null,
+    purged_revision integer not null default 0
+)
+""",
     """
 create table notes.changes (
     owner uuid not null,
@@ -160,7 +167,7 @@ begin
     if new.deleted_at is null then
         new.purge_at := null;
     elsif new.purge_at is null then
-        new.purge_at := new.deleted_at + interval '30 days';
+        new.purge_at := new.deleted_at + interval '30 days';  -- whatever the service's setting: it says when itself
     end if;
     if tg_op = 'INSERT' then
         return new;
@@ -270,6 +277,9 @@ begin
     with happened as (
         select owner, id, revision, 'note.purged' as type, '{{}}'::text[] as changed_fields from removed
     ), {NUMBERED.strip().removeprefix("with ")}
+    update notes.feeds as f set purged_revision = r.highest
+    from (select owner, max(revision) as highest from removed group by owner) as r
+    where f.owner = r.owner and f.purged_revision < r.highest;
     return null;
 end
 $$
@@ -320,7 +330,7 @@ end
 $$
 """,
     """
-create trigger count_attachments after insert or update or delete on notes.attachments
+create trigger count_attachments after insert or delete or update of note_id, confirmed_at on notes.attachments
 for each row execute function notes.count_attachments()
 """,
 )
