@@ -5,10 +5,11 @@ own; where it is more, the domain function says `async with connection.transacti
 leaves: the route lets go of what its request holds when its function has returned. See routes/parts.py.
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Annotated, Any, Self, TypeAlias
 
@@ -80,11 +81,12 @@ class connected:  # noqa: N801  # `async with connected(pool) as connection`, wi
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
+        # When its session ends the pool takes it back by itself, sooner or later. Whoever got it before would fail too.
+        with suppress(asyncpg.InterfaceError, asyncpg.InternalClientError):
+            if _is_over(error):
+                self._connection.terminate()
+        with suppress(asyncpg.InterfaceError, asyncpg.InternalClientError):
             await self._pool.release(self._connection)
-        except Exception as failed:
-            _raise_unavailable(error or failed)
-            raise
         if error is not None:
             _raise_unavailable(error)
 
@@ -123,7 +125,7 @@ class Held:
     async def in_transaction(self) -> None:
         """From now on: it ends before the answer leaves."""
         transaction = (await self.connection()).transaction()
-        await transaction.start()
+        await transaction.__aenter__()
         self._transaction = transaction
 
     async def release(self) -> None:
@@ -163,11 +165,19 @@ def _raise_unavailable(error: BaseException) -> None:
         raise DatabaseUnavailable from error
 
 
+def _is_over(error: BaseException | None) -> bool:
+    """Whether the server has ended the session, the driver lost track of it, or nobody is left to end what it does."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith(("08", "57P"))
+    over = OSError | asyncpg.InterfaceError | asyncpg.InternalClientError | asyncio.CancelledError
+    return isinstance(error, over)
+
+
 def _says_not_now(error: BaseException) -> bool:
     """A connection does nothing but talk to the database: it is refused, silent or broken, or none is free."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_NOT_NOW)
-    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError)
+    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
 async def _nothing_to_reset(_: Connection) -> None:

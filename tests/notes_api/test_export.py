@@ -11,9 +11,11 @@ import httpx
 import psutil
 import pytest
 from fastapi import FastAPI
+from starlette.types import Message
 
 from notes_api import exported
 from notes_api.errors import TooManyExports
+from notes_api.routes import parts
 from tests.notes_api.doors import new_token
 from tests.notes_api.processes import served
 from tests.servers import Cluster
@@ -94,6 +96,29 @@ async def test_one_of_an_owner_and_so_many_at_a_time(
     for each in running:
         await each.aclose()
     assert len(lines(await ada.get(EXPORT))) == 1
+
+
+async def test_who_reads_nothing_gives_place_and_connection_back(
+    app: FastAPI, ada: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "SLOW_SECONDS", 0.2)
+    await ada.post("/v1/notes", json={"title": "x"})
+    headers = [(b"authorization", ada.headers["Authorization"].encode())]
+    scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": EXPORT, "raw_path": EXPORT.encode()}
+    scope |= {"query_string": b"", "headers": headers, "client": ("127.0.0.1", 1), "server": ("notes.test", 80)}
+
+    async def nobody_sends() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def nobody_reads(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    with pytest.raises(BaseException):  # noqa: B017, PT011  # whatever cuts the connection
+        await app({**scope, "scheme": "http"}, nobody_sends, nobody_reads)
+    assert app.state.pool.get_idle_size() == app.state.pool.get_size()
+    assert len(lines(await ada.get(EXPORT))) == 1, "the owner's one export has ended"
 
 
 async def test_it_needs_the_scope(eve: httpx.AsyncClient, anybody: httpx.AsyncClient) -> None:

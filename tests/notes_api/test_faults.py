@@ -1,11 +1,13 @@
 """What is promised when a process is killed, told to end, or has no database: with real processes and real signals."""
 
 import asyncio
+import random
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -160,3 +162,56 @@ async def test_a_database_that_is_restarted_is_found_again(tmp_path: Path) -> No
                 assert (await ada.get(note)).json()["title"] == "kept"
                 assert process.process.poll() is None
                 assert process.end() in ENDED
+
+
+async def test_sessions_that_end_and_clients_that_leave_cost_nobody_else_anything(
+    cluster: Cluster, database: str, token: str, tmp_path: Path
+) -> None:
+    """An answer is of what was done, or 503; and nothing stays open, for whatever reason a request ended."""
+    acknowledged: dict[str, str] = {}
+    until_then = time.monotonic() + 6
+
+    async def write(ada: httpx.AsyncClient) -> None:
+        while time.monotonic() < until_then:
+            key = str(uuid4())
+            made = await ada.post("/v1/notes", json={"title": key}, headers={"Idempotency-Key": key})
+            assert made.status_code in {201, 503}, made.text
+            if made.status_code == 201:
+                acknowledged[key] = made.json()["id"]
+
+    async def leave(process: Served, target: str) -> None:
+        while time.monotonic() < until_then:
+            _, writer = await asyncio.open_connection("127.0.0.1", process.port)
+            writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+            await asyncio.sleep(random.random() / 20)
+            writer.transport.abort()
+
+    async def end_sessions(server: "asyncpg.Connection[asyncpg.Record]") -> None:
+        while time.monotonic() < until_then:
+            await asyncio.sleep(random.random() / 2)
+            await server.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and"
+                " usename = 'notes_app' order by random() limit 3"
+            )
+
+    server = await asyncpg.connect(cluster.url("postgres", database))
+    with served(tmp_path / "log", cluster.url("notes_app", database)) as process:
+        async with process.client(token) as ada, asyncio.TaskGroup() as doing:
+            doing.create_task(end_sessions(server))
+            for _ in range(8):
+                doing.create_task(write(ada))
+            for target in ("/v1/notes:export", "/v1/notes?tag=x", "/v1/search?q=x", "/v1/changes/stream") * 3:
+                doing.create_task(leave(process, target))
+        open_ = (
+            "select count(*) from pg_stat_activity where usename = 'notes_app' and state like 'idle in transaction%'"
+        )
+        await until(lambda: cluster.server.psql(database, [open_]).strip() == "0", "a transaction is still open")
+        async with process.client(token) as ada:
+            for key, id_ in list(acknowledged.items())[:50]:
+                again = await ada.post("/v1/notes", json={"title": key}, headers={"Idempotency-Key": key})
+                assert (again.json()["id"], again.headers["Idempotent-Replayed"]) == (id_, "true")
+        assert [line for line in process.lines() if line["level"] == "error"] == []
+    titles = [row["title"] for row in await server.fetch("select title from notes.notes")]
+    assert len(titles) == len(set(titles))
+    assert acknowledged.keys() <= set(titles)
+    await server.close()

@@ -87,7 +87,7 @@ def test_a_file_of_notes_of_any_size_passes_nginx_both_ways(stack: Stack) -> Non
         answer = notes.post("/v1/notes:import", content=lines, headers={"Content-Type": "application/x-ndjson"})
         assert json.loads(answer.text.splitlines()[-1])["summary"]["created"] == 800, answer.text[-1000:]
         export = notes.get("/v1/notes:export")
-        assert sum(json.loads(line)["title"].startswith("Imported ") for line in export.text.splitlines()) == 800
+        assert sum(json.loads(line)["title"].startswith("Imported ") for line in export.content.splitlines()) == 800
 
 
 def test_a_change_passes_nginx_when_it_happens(stack: Stack) -> None:
