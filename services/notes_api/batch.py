@@ -11,13 +11,18 @@ from notes_api import notes
 from notes_api.db import Connection, Row
 from notes_api.errors import NotesError
 from notes_api.notes import Version
-from notes_api.schemas import InvalidPart, NoteEdit, NoteIn
+from notes_api.schemas import ETAG_PATTERN, InvalidPart, NoteEdit, NoteIn
 
 MOST = 100
 TAKE_TURNS = f"select {notes.TURN}"
 # In the order of their ids, before the first change takes the row of `feeds`: a single change has its note first, too.
 _LOCK = "select from notes.notes where owner = $1 and id = any ($2) order by id for update"
 _NOT_SHOWN = {"content", "attachments"}  # a hundred contents are 100 MiB
+
+IfMatch = Annotated[
+    str,
+    Field(max_length=200, json_schema_extra={"pattern": ETAG_PATTERN}, description="The ETag of the version."),
+]
 
 
 class _Operation(BaseModel):
@@ -37,7 +42,7 @@ class Update(_Operation):
 
     op: Literal["update"]
     id: Annotated[UUID, Field(strict=False)]
-    if_match: Annotated[str, Field(max_length=200, description="The ETag of the version that is changed.")]
+    if_match: IfMatch
     change: NoteEdit
 
 
@@ -46,7 +51,7 @@ class Delete(_Operation):
 
     op: Literal["delete"]
     id: Annotated[UUID, Field(strict=False)]
-    if_match: Annotated[str, Field(max_length=200, description="The ETag of the version that is changed.")]
+    if_match: IfMatch
 
 
 class Restore(_Operation):
@@ -54,7 +59,7 @@ class Restore(_Operation):
 
     op: Literal["restore"]
     id: Annotated[UUID, Field(strict=False)]
-    if_match: Annotated[str, Field(max_length=200, description="The ETag of the version that is changed.")]
+    if_match: IfMatch
 
 
 Operation = Annotated[Create | Update | Delete | Restore, Field(discriminator="op")]

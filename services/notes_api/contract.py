@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from notes_api import examples
 from notes_api.problems import MEDIA_TYPE
+from notes_api.schemas import ETAG_PATTERN
 
 ABOUT: dict[str, Any] = {
     "title": "Holdfast notes",
@@ -17,7 +19,7 @@ ABOUT: dict[str, Any] = {
         {"name": "revisions", "description": "What a note was before each change."},
         {"name": "transfer", "description": "All notes at once, out and in, as lines of JSON."},
         {"name": "lists", "description": "Many notes: lists, searches and tags, a page at a time."},
-        {"name": "bulk", "description": "Many notes at once: batches, import and export."},
+        {"name": "bulk", "description": "Many changes in one request."},
         {"name": "changes", "description": "What happened to an owner's notes, in order and without a gap."},
         {"name": "attachments", "description": "Files of a note, which go to a bucket and come from it directly."},
         {"name": "tokens", "description": "Who may do what: each token has scopes, and is shown once."},
@@ -50,10 +52,15 @@ def document(openapi: dict[str, Any]) -> dict[str, Any]:
                     parameter.setdefault("description", known)
                 parameter["schema"] = _without_null(parameter["schema"])
                 if parameter["name"].lower() == "if-match":
-                    parameter["schema"] = {"type": "string", "pattern": r'^"[1-9][0-9]{0,8}-[0-9a-f]{1,14}"$'}
+                    parameter["schema"] = {"type": "string", "pattern": ETAG_PATTERN, "examples": [examples.ETAG]}
+                    parameter["required"] = operation["operationId"] != "putNote"  # without it 428, and not 422
             for status, answer in operation["responses"].items():
                 if status >= "400" and "application/json" in answer.get("content", {}):
                     answer["content"] = {MEDIA_TYPE: answer["content"]["application/json"]}
+                elif shown := answer.get("content", {}).get("application/json"):
+                    shown["example"] = examples.of(shown["schema"], openapi["components"]["schemas"])
+        if "delete" in path and "200" in path["delete"]["responses"]:
+            path["delete"]["responses"]["200"]["content"]["application/json"]["example"] |= examples.TRASHED
     for member in openapi["components"]["schemas"]["NoteEdit"]["properties"].values():
         member.pop("default", None)  # what is absent stays as it is
     return openapi

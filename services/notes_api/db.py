@@ -29,6 +29,9 @@ STATEMENT_SECONDS = 5
 # that takes no connections, and operator intervention, which includes time-outs.
 _NOT_NOW = ("08", "40", "53", "55", "57")
 
+# Of the driver: TimeoutError is an OSError.
+_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
 log = logging.getLogger(__name__)
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -81,11 +84,11 @@ class connected:  # noqa: N801  # `async with connected(pool) as connection`, wi
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # When its session ends the pool takes it back by itself, sooner or later. Whoever got it before would fail too.
-        with suppress(asyncpg.InterfaceError, asyncpg.InternalClientError):
-            if _is_over(error):
+        # What is done is done, even if the connection cannot be given back: the pool closes it then, or has done so.
+        with suppress(*_LOST):
+            if _is_over(error):  # before the pool notices, and gives it to somebody else
                 self._connection.terminate()
-        with suppress(asyncpg.InterfaceError, asyncpg.InternalClientError):
+        with suppress(*_LOST):
             await self._pool.release(self._connection)
         if error is not None:
             _raise_unavailable(error)
@@ -169,15 +172,14 @@ def _is_over(error: BaseException | None) -> bool:
     """Whether the server has ended the session, the driver lost track of it, or nobody is left to end what it does."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(("08", "57P"))
-    over = OSError | asyncpg.InterfaceError | asyncpg.InternalClientError | asyncio.CancelledError
-    return isinstance(error, over)
+    return isinstance(error, (*_LOST, asyncio.CancelledError))
 
 
 def _says_not_now(error: BaseException) -> bool:
     """A connection does nothing but talk to the database: it is refused, silent or broken, or none is free."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_NOT_NOW)
-    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
+    return isinstance(error, _LOST)
 
 
 async def _nothing_to_reset(_: Connection) -> None:

@@ -109,6 +109,9 @@ def _made(model: type[Made], values: dict[str, Any]) -> Made:
     return made
 
 
+ETAG_PATTERN = r'^"[1-9][0-9]{0,8}-[0-9a-f]{1,14}"$'
+
+
 def etag(row: Row) -> str:
     """Strong: no two states of a note have the same, and it depends on no token and no encoding.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from notes_api import attachments
@@ -37,6 +37,11 @@ async def _storage(request: Request) -> Storage:
 
 
 Bucket = Annotated[Storage, Depends(_storage)]
+
+
+def _whole(number: object) -> object:
+    """1.0 is an integer, as JSON Schema has it."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _file_name(name: str) -> str:
@@ -73,7 +78,9 @@ class AttachmentIn(BaseModel):
     content_type: Annotated[
         str, Field(max_length=255, pattern=f"^{_TOKEN}/{_TOKEN}(; ?{_TOKEN}={_TOKEN})*$", description="RFC 6838.")
     ]
-    size_bytes: Annotated[int, Field(ge=0, le=5 * 1024**3, description="Exactly; the service may take less.")]
+    size_bytes: Annotated[
+        int, Field(ge=0, le=5 * 1024**3, description="Exactly; the service may take less."), BeforeValidator(_whole)
+    ]
     sha256: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$", description="Of the bytes, in base64.")
     ]

@@ -17,7 +17,7 @@ from notes_api.problems import documented
 from notes_api.routes.parts import WITH_BODY, WITH_KEY, Route
 from notes_api.schemas import NoteListed, Problem
 
-router = APIRouter(prefix="/v1", tags=["notes"], route_class=Route)
+router = APIRouter(prefix="/v1", tags=["bulk"], route_class=Route)
 
 _EXAMPLE: JsonDict = {
     "operations": [

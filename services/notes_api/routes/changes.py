@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from notes_api import feed, tokens
+from notes_api import examples, feed, tokens
 from notes_api.access import Reader
 from notes_api.db import Connection, Db, Row
 from notes_api.errors import CursorGone, TokenRefused, TooManyStreams
@@ -95,7 +95,7 @@ async def page(request: Request, caller: Reader, connection: Db, query: Annotate
     responses={
         200: {
             "description": "Server-sent events: `id` is a cursor, `event` the type of the change, `data` the change.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": examples.STREAMED}},
         },
         **documented(*ALWAYS, CursorGone, TooManyStreams),
     },

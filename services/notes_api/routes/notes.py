@@ -4,7 +4,7 @@ import re
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from notes_api import notes, revisions
@@ -103,7 +103,12 @@ async def put(
     connection: Db,
     once: Doing,
     if_match: IfMatch = None,
-    if_none_match: IfNoneMatch = None,
+    if_none_match: Annotated[
+        str | None,
+        Header(
+            description="`*`: only if there is no such note.", examples=["*"], json_schema_extra={"pattern": r"^\*$"}
+        ),
+    ] = None,
 ) -> Response:
     """Make a note with an id of your own, with `If-None-Match: *`; or replace a whole note, with `If-Match`."""
     if if_none_match is not None:

@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from notes_api import tokens
 from notes_api.access import TokenAdmin
 from notes_api.db import Db, Row
 from notes_api.errors import InvalidCursor, ScopeMissing, TokenNotFound
+from notes_api.fields import Time
 from notes_api.idempotency import Doing
 from notes_api.problems import documented
 from notes_api.routes.parts import ALWAYS, LOCATION, WITH_BODY, WITH_KEY, Route
@@ -27,17 +28,23 @@ class TokenIn(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        json_schema_extra={"examples": [{"name": "nightly sync", "scopes": ["notes:read"], "expires_in_days": 90}]},
+        json_schema_extra={
+            "examples": [{"name": "nightly sync", "scopes": ["notes:read"], "expires_in_days": 90}],
+            "not": {
+                "required": ["expires_at", "expires_in_days"],
+                "properties": {"expires_at": {"type": "string"}, "expires_in_days": {"type": "integer"}},
+            },
+        },
     )
 
     name: Annotated[str, Field(min_length=1, max_length=200, pattern="^[^\\u0000]*$", description="What it is for.")]
     scopes: Annotated[
         list[ScopeName], Field(min_length=1, max_length=20, description="Of those that your own token holds.")
     ]
-    expires_at: Annotated[AwareDatetime | None, Field(description="Never, if neither this is given nor days are.")] = (
-        None
-    )
-    expires_in_days: Annotated[int | None, Field(ge=1, le=tokens.MAX_DAYS)] = None
+    expires_at: Annotated[Time | None, Field(description="Never, if neither this is given nor days are.")] = None
+    expires_in_days: Annotated[
+        int | None, Field(ge=1, le=tokens.MAX_DAYS, description="From now on, in place of a time.")
+    ] = None
 
     @model_validator(mode="after")
     def _expires_once(self) -> "TokenIn":

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
-from notes_api import exported, imported
+from notes_api import examples, exported, imported
 from notes_api.access import Reader, Writer
 from notes_api.db import Db
 from notes_api.errors import MalformedRequest, TooManyExports, UnsupportedMediaType
@@ -28,11 +28,11 @@ REPORT_IN_MEMORY_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 
 
-def _of_lines(*models: type[BaseModel]) -> dict[str, Any]:
+def _of_lines(example: str, *models: type[BaseModel]) -> dict[str, Any]:
     """OpenAPI 3.1 has no word for a line: this is what each of them is."""
     each = [model.model_json_schema(ref_template="#/components/schemas/{model}") for model in models]
     text = " or ".join(schema["title"] for schema in each)
-    return {LINES: {"schema": {"type": "string", "description": f"A line each, as JSON: {text}."}}}
+    return {LINES: {"schema": {"type": "string", "description": f"A line each, as JSON: {text}."}, "example": example}}
 
 
 @router.get(
@@ -43,7 +43,7 @@ def _of_lines(*models: type[BaseModel]) -> dict[str, Any]:
         200: {
             "description": "All notes, the trash included, as they were at one moment. Without the end of the answer,"
             " as HTTP marks it, something is missing.",
-            "content": _of_lines(ExportedNote),
+            "content": _of_lines(examples.EXPORTED, ExportedNote),
             "headers": {"Changes-Cursor": header("Where to follow the changes from: GET /v1/changes?cursor=...")},
         },
         **documented(*ALWAYS, TooManyExports),
@@ -79,11 +79,11 @@ OfLines = Annotated[None, Depends(_lines_without_a_key)]
     "/notes:import",
     operation_id="importNotes",
     response_class=StreamingResponse,
-    openapi_extra={"requestBody": {"required": True, "content": _of_lines(NoteLine)}},
+    openapi_extra={"requestBody": {"required": True, "content": _of_lines(examples.TO_IMPORT, NoteLine)}},
     responses={
         200: {
             "description": "What became of each line, in their order, and then how many there were of each.",
-            "content": _of_lines(LineReport, Summary),
+            "content": _of_lines(examples.IMPORTED, LineReport, Summary),
         },
         **documented(*ALWAYS, UnsupportedMediaType),
     },
