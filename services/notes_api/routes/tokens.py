@@ -39,7 +39,12 @@ class TokenIn(BaseModel):
 
     name: Annotated[str, Field(min_length=1, max_length=200, pattern="^[^\\u0000]*$", description="What it is for.")]
     scopes: Annotated[
-        list[ScopeName], Field(min_length=1, max_length=20, description="Of those that your own token holds.")
+        list[ScopeName],
+        Field(
+            min_length=1,
+            max_length=20,
+            description="Of those that your own token holds. Who may change a note is shown it.",
+        ),
     ]
     expires_at: Annotated[Time | None, Field(description="Never, if neither this is given nor days are.")] = None
     expires_in_days: Annotated[
