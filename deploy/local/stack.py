@@ -5,7 +5,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +28,11 @@ TOKENS = {
     "notes_api": ("notes:read", "notes:write", "attachments:write", "tokens:admin"),
     "scheduler": ("schedules:read", "schedules:write", "runs:read"),
 }
+
+SCHEDULER_API = (
+    *("uvicorn", "scheduler.app:create_app", "--factory"),
+    *("--no-access-log", "--timeout-graceful-shutdown", "10"),
+)
 
 
 class Stack:
@@ -182,8 +187,8 @@ class Stack:
             **self._aws_env(deployed.scheduler),
         }
         return [
-            self._api("notes_api", self._settings.notes_api_port, notes_api),
-            self._api("scheduler", self._settings.scheduler_port, scheduler),
+            self._api("notes_api", ("notes_api.serve",), self._settings.notes_api_port, notes_api),
+            self._api("scheduler", SCHEDULER_API, self._settings.scheduler_port, scheduler),
             Program(
                 name="scheduler_worker",
                 command=[str(_python("scheduler")), "-m", "scheduler.worker"],
@@ -194,13 +199,10 @@ class Stack:
             ),
         ]
 
-    def _api(self, service: str, port: int, env: Mapping[str, str]) -> Program:
+    def _api(self, service: str, module: Sequence[str], port: int, env: Mapping[str, str]) -> Program:
         return Program(
             name=service,
-            command=[
-                *(str(_python(service)), "-m", "uvicorn", f"{service}.app:create_app", "--factory"),
-                *("--host", "127.0.0.1", "--port", str(port), "--no-access-log", "--timeout-graceful-shutdown", "10"),
-            ],
+            command=[str(_python(service)), "-m", *module, "--host", "127.0.0.1", "--port", str(port)],
             env=_environment() | dict(env),
             cwd=ROOT,
             answers=lambda: http_ok(f"http://127.0.0.1:{port}/readyz"),

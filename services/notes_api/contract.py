@@ -4,6 +4,7 @@ from typing import Any
 
 from notes_api import examples
 from notes_api.problems import MEDIA_TYPE
+from notes_api.routes.parts import header
 from notes_api.schemas import ETAG_PATTERN
 
 ABOUT: dict[str, Any] = {
@@ -11,7 +12,9 @@ ABOUT: dict[str, Any] = {
     "version": "1",
     "summary": "Notes whose backups are proven.",
     "description": "Notes whose backups are proven. Every error is `application/problem+json`. Every change of a note"
-    " names the version that it changes, in `If-Match`, and every POST may have an `Idempotency-Key`.",
+    " names the version that it changes, in `If-Match`, but those of an import that replaces notes and of attachments."
+    " Every POST may have an `Idempotency-Key`, but the import, which changes nothing when it is"
+    " sent again.",
     "license_info": {"name": "MIT", "identifier": "MIT"},
     "servers": [{"url": "/", "description": "Where this document is from."}],
     "openapi_tags": [
@@ -38,10 +41,18 @@ _PARAMETERS = {
     "from": "Where to begin.",
     "to": "Where to end.",
 }
+_HEADERS = {
+    "RateLimit": header('What is left of the policy, and for how long: `"default";r=5999;t=60`.'),
+    "RateLimit-Policy": header('Requests in so many seconds: `"default";q=6000;w=60`.'),
+    "Retry-After": header("Seconds after which asking again may help."),
+    "Idempotent-Replayed": header("`true` when the request had been done before."),
+}
 
 
 def document(openapi: dict[str, Any]) -> dict[str, Any]:
     """FastAPI's document, set right: it has one media type per route for all answers, and one for what is sent."""
+    errors: dict[str, Any] = {}
+    openapi["components"] |= {"headers": _HEADERS, "examples": errors}
     for path in openapi["paths"].values():
         for operation in path.values():
             bodies = operation.get("requestBody", {}).get("content", {})
@@ -54,9 +65,14 @@ def document(openapi: dict[str, Any]) -> dict[str, Any]:
                 if parameter["name"].lower() == "if-match":
                     parameter["schema"] = {"type": "string", "pattern": ETAG_PATTERN, "examples": [examples.ETAG]}
                     parameter["required"] = operation["operationId"] != "putNote"  # without it 428, and not 422
+            with_key = any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", []))
             for status, answer in operation["responses"].items():
+                answer["headers"] = answer.get("headers", {}) | _headers(status, with_key=with_key)
                 if status >= "400" and "application/json" in answer.get("content", {}):
-                    answer["content"] = {MEDIA_TYPE: answer["content"]["application/json"]}
+                    problem = answer["content"].pop("application/json")
+                    errors |= problem["examples"]
+                    problem["examples"] = {n: {"$ref": f"#/components/examples/{n}"} for n in problem["examples"]}
+                    answer["content"][MEDIA_TYPE] = problem
                 elif shown := answer.get("content", {}).get("application/json"):
                     shown["example"] = examples.of(shown["schema"], openapi["components"]["schemas"])
         if "delete" in path and "200" in path["delete"]["responses"]:
@@ -64,6 +80,13 @@ def document(openapi: dict[str, Any]) -> dict[str, Any]:
     for member in openapi["components"]["schemas"]["NoteEdit"]["properties"].values():
         member.pop("default", None)  # what is absent stays as it is
     return openapi
+
+
+def _headers(status: str, *, with_key: bool) -> dict[str, Any]:
+    names = ["RateLimit", "RateLimit-Policy"]
+    names += ["Retry-After"] if status in {"429", "503"} else []
+    names += ["Idempotent-Replayed"] if with_key and status < "300" else []
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from notes_api.idempotency import Replay
 from notes_api.schemas import InvalidPart, Problem
 
 MEDIA_TYPE = "application/problem+json"
+_DOCUMENTED = "application/json"  # the framework documents one type for all answers; `contract` sets it right
 # Of a client's own input, a problem repeats only so much.
 _MAX_PARTS = 20
 _MAX_CHARACTERS = 200
@@ -49,10 +50,16 @@ def problem(error: NotesError, request_id: str, parts: list[InvalidPart] | None 
 
 def documented(*errors: type[NotesError]) -> dict[int | str, dict[str, Any]]:
     """For a route's `responses`: each status with what it may mean."""
-    titles: dict[int | str, list[str]] = {}
+    found: dict[int | str, dict[str, Any]] = {}
     for error in errors:
-        titles.setdefault(error.status, []).append(f"`{error.type}`: {_title(error)}")
-    return {status: {"model": Problem, "description": "\n\n".join(means)} for status, means in titles.items()}
+        answer = found.setdefault(error.status, {"model": Problem, "description": "", "content": {_DOCUMENTED: {}}})
+        answer["description"] += f"`{error.type}`: {_title(error)}\n\n"
+        said = {"type": f"/problems/{error.type}", "title": _title(error), "status": error.status}
+        example = {"value": said | {"detail": "What is wrong here, and what to do.", "request_id": "8e03978e40d543dd"}}
+        answer["content"][_DOCUMENTED].setdefault("examples", {})[error.type] = example
+    for answer in found.values():
+        answer["description"] = answer["description"].strip()
+    return found
 
 
 async def _ours(request: Request, error: Exception) -> Response:
@@ -68,9 +75,8 @@ async def _replayed(_: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     """400 for what cannot be understood, 422 for what is understood and not allowed."""
     assert isinstance(error, RequestValidationError)
-    wrong = error.errors()
-    not_understood = any(e["type"] == "json_invalid" or _is_unknown_parameter(e) for e in wrong)
-    kind = MalformedRequest if not_understood else InvalidRequest
+    wrong = sorted(error.errors(), key=_is_understood)  # what cannot be understood is told first
+    kind = InvalidRequest if _is_understood(wrong[0]) else MalformedRequest
     parts = [_part(e, error.body) for e in wrong[:_MAX_PARTS]]
     return response(kind(parts[0].detail), request.state.request_id, parts)
 
@@ -107,15 +113,19 @@ def _title(error: type[NotesError]) -> str:
     return (error.__doc__ or "").splitlines()[0]
 
 
-def _is_unknown_parameter(error: dict[str, Any]) -> bool:
-    return bool(error["type"] == "extra_forbidden" and error["loc"][0] == "query")
+def _is_understood(error: dict[str, Any]) -> bool:
+    unknown_parameter = error["type"] == "extra_forbidden" and error["loc"][0] == "query"
+    return not (error["type"] == "json_invalid" or unknown_parameter)
 
 
 def _part(error: dict[str, Any], body: Any) -> InvalidPart:
     place, *path = error["loc"]
     if error["type"] == "json_invalid":
         return InvalidPart(pointer="#", code="json_invalid", detail=f"{error['ctx']['error']} at character {path[0]}.")
-    where = {"pointer": _pointer(_in(body, path))} if place == "body" else {"parameter": str(path[0])[:_MAX_CHARACTERS]}
+    if place == "body":
+        where = {"pointer": _pointer(_in(body, path))}
+    else:
+        where = {"header" if place == "header" else "parameter": str(path[0])[:_MAX_CHARACTERS]}
     return InvalidPart(**where, code=error["type"], detail=f"{error['msg']}.")
 
 

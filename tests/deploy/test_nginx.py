@@ -143,7 +143,7 @@ def test_the_pages_of_problems_are_not_public(client: httpx.Client, path: str) -
 @pytest.mark.parametrize(
     ("status", "type_", "request_"),
     [
-        (413, "content-too-large", {"method": "POST", "url": "/v1/notes", "content": b" " * (2 * 1024 * 1024 + 1)}),
+        (413, "body-too-large", {"method": "POST", "url": "/v1/notes", "content": b" " * (2 * 1024 * 1024 + 1)}),
         (414, "uri-too-long", {"method": "GET", "url": f"/{'x' * 9000}"}),
         (431, "header-fields-too-large", {"method": "GET", "url": "/", "headers": {"X": "x" * 9000}}),
         (400, "bad-request", {"method": "GET", "url": "/", "headers": {"Host": "a b"}}),

@@ -1,4 +1,4 @@
-"""The service as it is run: uvicorn in a process of its own, on a free port."""
+"""The service as it is run: in a process of its own, on a free port."""
 
 import json
 import os
@@ -27,10 +27,10 @@ class Served:
     def __init__(self, log: Path, port: int, env: dict[str, str]) -> None:
         self.log, self.port = log, port
         self.url = f"http://127.0.0.1:{port}"
-        command = ["uvicorn", "notes_api.app:create_app", "--factory", "--port", str(port), "--no-access-log"]
+        command = ["notes_api.serve", "--port", str(port), "--drain-seconds", "10"]
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *command, "--timeout-graceful-shutdown", "10"],
+                [sys.executable, "-m", *command],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SERVICES), "HOLDFAST_SIGNING_KEY": "k" * 32, **env},

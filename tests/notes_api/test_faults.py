@@ -5,7 +5,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -126,6 +126,30 @@ async def test_told_to_end_it_answers_all_that_it_was_asked(
         assert process.process.wait(WAIT_SECONDS) in ENDED
         assert process.lines()[-1]["message"].startswith("Finished server process")
     assert cluster.server.psql(database, ["select count(*) from notes.notes"]).strip() == "8"
+
+
+async def test_told_to_end_amid_requests_it_fails_none(
+    cluster: Cluster, database: str, token: str, tmp_path: Path
+) -> None:
+    """Each is answered, or refused before it was sent, over connections that are kept alive."""
+    answered = 0
+
+    async def write(ada: httpx.AsyncClient) -> None:
+        nonlocal answered
+        with suppress(httpx.ConnectError):
+            while True:
+                assert (await ada.post("/v1/notes", json={"title": "x"})).status_code == 201
+                answered += 1
+
+    for turn in range(3):
+        with served(tmp_path / f"log{turn}", cluster.url("notes_app", database)) as process:
+            async with AsyncExitStack() as clients, asyncio.TaskGroup() as writing:
+                for _ in range(16):
+                    writing.create_task(write(await clients.enter_async_context(process.client(token))))
+                await asyncio.sleep(0.7)
+                process.process.terminate()
+            assert process.process.wait(WAIT_SECONDS) in ENDED
+    assert cluster.server.psql(database, ["select count(*) from notes.notes"]).strip() == str(answered)
 
 
 def refuses(process: Served) -> bool:

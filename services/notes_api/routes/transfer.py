@@ -41,7 +41,8 @@ def _of_lines(example: str, *models: type[BaseModel]) -> dict[str, Any]:
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "All notes, the trash included, as they were at one moment. Without the end of the answer,"
+            "description": "All notes, the trash included, as they were at one moment, without attachments and former"
+            " revisions. Without the end of the answer,"
             " as HTTP marks it, something is missing.",
             "content": _of_lines(examples.EXPORTED, ExportedNote),
             "headers": {"Changes-Cursor": header("Where to follow the changes from: GET /v1/changes?cursor=...")},
