@@ -12,6 +12,7 @@ from typing import Any
 from aws_cdk import Aws, CfnCondition, Fn
 
 Statement = dict[str, Any]
+BACKUP_ID = "????????T??????Z-????????"
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,15 @@ def keeper_function(*, bucket_arn: str, signing_key_arn: str, encryption: Encryp
 
 def scheduler(topic_arn: str, methods: Mapping[str, str]) -> list[Statement]:
     """`methods` gives the ARN of `METHOD /path`."""
-    invoke, show = "execute-api:Invoke", methods["GET /backups/{backup_id}"]
+    invoke, follow = "execute-api:Invoke", ("GET /backups/{backup_id}", "GET /backups/before/{backup_id}")
+    # With a `*` for the id, which matches slashes as well, all that lies below a backup would be open, too.
+    one, older = (f"{methods[method].removesuffix('*')}{BACKUP_ID}" for method in follow)
     return [
-        _allow("StartAndFollowBackups", invoke, methods["POST /backups"], show),
-        # The id is a `*`, which in an ARN matches slashes as well: other backups' pages, and what lies below one.
-        {**_allow("NothingBelowABackup", invoke, f"{show}/*"), "Effect": "Deny"},
+        _allow("StartAndFollowBackups", invoke, methods["POST /backups"], one),
+        _allow("ListBackups", invoke, methods["GET /backups"], older),
+        _allow("CancelBackups", invoke, methods["POST /backups/{backup_id}/cancel"]),
+        _allow("ProveBackups", invoke, methods["POST /backups/{backup_id}/proofs"]),
+        _allow("PlanAndApplyRetention", invoke, methods["GET /retention"], methods["POST /retention"]),
         _allow("AnnounceLostRuns", "sns:Publish", topic_arn),
     ]
 

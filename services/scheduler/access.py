@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Security
+from fastapi import Depends, Request, Security
 from fastapi.params import Security as Scoped
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
@@ -16,7 +16,10 @@ _bearer = HTTPBearer(
 
 
 async def _check(
-    needed: SecurityScopes, sent: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)], session: Session
+    needed: SecurityScopes,
+    sent: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    session: Session,
+    request: Request,
 ) -> None:
     """Raises NotAuthenticated, TokenRefused, ScopeMissing."""
     if sent is None:
@@ -24,6 +27,15 @@ async def _check(
     token = await tokens.authenticate(session, sent.credentials)
     if missing := [scope for scope in needed.scopes if scope not in token.scopes]:
         raise ScopeMissing(missing)
+    request.state.caller = token.name
+
+
+def _caller(request: Request) -> str:
+    name: str = request.state.caller
+    return name
+
+
+Caller = Annotated[str, Depends(_caller)]  # the name of the token that `needs` has checked
 
 
 def needs(scope: str) -> Scoped:

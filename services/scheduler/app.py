@@ -7,8 +7,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from scheduler import db, health, migrate, problems, routes
+from scheduler import db, health, migrate, problems
 from scheduler.edge import RequestId
+from scheduler.outside import Outside
+from scheduler.routes import runs, schedules
 from scheduler.settings import Settings
 
 
@@ -19,7 +21,8 @@ class SchedulerApi(FastAPI):
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Without settings, those of the environment. Nothing is connected before the first request."""
-    engine = db.create_engine(settings or Settings.from_env(os.environ), application_name="scheduler.api")
+    settings = settings or Settings.from_env(os.environ)
+    engine = db.create_engine(settings, application_name="scheduler.api")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -35,8 +38,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.engine = engine
+    app.state.outside = Outside(settings.http_targets)
     app.state.revisions = migrate.revisions()
-    app.include_router(routes.router)
+    app.include_router(schedules.router)
+    app.include_router(runs.router)
     app.include_router(health.router)
     problems.handle(app)
     app.add_middleware(RequestId)

@@ -1,18 +1,12 @@
 """The backup API, called over HTTP and signed with this process's AWS credentials (Signature Version 4).
 
-BackupsError
-├── BackupsUnavailable   asking again may help
-└── BackupsRefused       it will not
-
-Nothing here retries: a run does, by its own clock.
+Every call raises what `answers` tells apart: Unavailable and Refused.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import botocore.session
 import httpx
@@ -21,36 +15,31 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
+from scheduler import answers
+from scheduler.answers import CONNECT_SECONDS, Unavailable, plain
 from scheduler.settings import SettingsError
 
-ANSWER_SECONDS = 28.0  # API Gateway gives up after 29
-CONNECT_SECONDS = 5.0
-MAX_RETRY_AFTER_SECONDS = 600.0
-MAX_REASON_CHARACTERS = 500
-_ASK_AGAIN = {408, 425, 429}  # and all from 500
-_SIGNED_HEADERS = ("host", "content-type", "idempotency-key")
-
-
-class BackupsError(Exception):
-    """The text is for people: it ends up as the reason of a run."""
-
-
-class BackupsUnavailable(BackupsError):
-    """There was no answer, or one that says: not now."""
-
-    def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
-        super().__init__(reason)
-        self.retry_after_seconds = retry_after_seconds
-
-
-class BackupsRefused(BackupsError):
-    """The answer will be the same next time."""
+WHO = "The backup API"
+_SIGNED_HEADERS = ("host", "content-type", "idempotency-key")  # what else there is may be changed on the way
 
 
 class Proof(BaseModel):
-    """A proof that has ended; what it found is in the backup's state."""
+    """A proof that has ended. `unfinished` says nothing about the backup."""
 
+    number: int
+    verdict: str  # proven, broken or unfinished
     ended_at: AwareDatetime
+    reason: str | None = None
+
+
+class Progress(BaseModel):
+    stage: str
+    rows: int = 0
+    bytes: int = 0
+    percent: int = 0
+    rows_per_second: float | None = None
+    bytes_per_second: float | None = None
+    seconds_left: int | None = None
 
 
 class Backup(BaseModel):
@@ -58,38 +47,101 @@ class Backup(BaseModel):
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
     state: str
+    created_at: AwareDatetime
+    label: str | None = None
+    requested_by: str | None = None
     reason: str | None = None
     ended_at: AwareDatetime | None = None
-    proof: Proof | None = None
+    progress: Progress | None = None  # of the backup, or of a proof of it, while it is being made
+    proof: Proof | None = None  # the newest one whose verdict counts
+    unfinished_proof: Proof | None = None  # a newer one
+    rows: int = 0
+    bytes: int = 0
     unheard: str | None = None  # says so when nobody had subscribed
     announced: bool = False  # the function has told the people who subscribed how it ended
+
+    @property
+    def proofs(self) -> list[Proof]:
+        return [each for each in (self.proof, self.unfinished_proof) if each]
+
+
+class Page(BaseModel):
+    """Up to 100 backups, newest first; the next page has those `before` the cursor."""
+
+    items: list[Backup]
+    next_cursor: str | None = None
+
+
+class Plan(BaseModel):
+    """What retention would do now."""
+
+    digest: str
+    keep: int
+    expire: int
+    clean: int
+
+
+class Applied(BaseModel):
+    """What was done of a plan; what is `left`, with the reason of each. Not `complete`: the time ended first."""
+
+    complete: bool
+    expired: list[str]
+    cleaned: list[str]
+    left: dict[str, str] = {}
+
+
+class _Asked(BaseModel):
+    number: int
+
+
+Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class Backups:
     def __init__(self, http: httpx.AsyncClient, url: str) -> None:
         self._http = http
-        self._collection = f"{url}/backups"
+        self._url = url
 
-    async def start(self, label: str | None, key: str) -> Backup:
-        """Ask for a backup. The same `key` gives the same backup, however often it is asked. Raises BackupsError."""
-        return await self._ask("POST", self._collection, json={"label": label}, headers={"Idempotency-Key": key})
+    async def start(self, label: str | None, key: str, tables: Sequence[str] | None = None) -> Backup:
+        """Ask for a backup. The same `key` gives the same backup, however often it is asked."""
+        body = {"label": label} | ({"tables": tables} if tables else {})
+        return await self._ask(Backup, "POST", "backups", json=body, headers={"Idempotency-Key": key})
 
     async def show(self, backup_id: str) -> Backup:
-        """Raises BackupsError."""
-        return await self._ask("GET", f"{self._collection}/{backup_id}")
+        return await self._ask(Backup, "GET", f"backups/{backup_id}")
 
-    async def _ask(self, method: str, url: str, **parts: Any) -> Backup:
+    async def page(self, before: str | None = None) -> Page:
+        """The newest, or those that are older than this one."""
+        return await self._ask(Page, "GET", f"backups/before/{before}" if before else "backups")
+
+    async def cancel(self, backup_id: str) -> Backup:
+        """Ask that it be given up, which is done soon. Refused with 409 when it has ended."""
+        return await self._ask(Backup, "POST", f"backups/{backup_id}/cancel")
+
+    async def prove(self, backup_id: str) -> int:
+        """Ask for another proof; its number. Refused with 409 while one is being made, and with 410 without data."""
+        return (await self._ask(_Asked, "POST", f"backups/{backup_id}/proofs", json={})).number
+
+    async def plan(self) -> Plan:
+        return await self._ask(Plan, "GET", "retention")
+
+    async def apply(self, digest: str) -> Applied:
+        """Do what the plan of this digest says. Refused with 409 when the plan is another one by now."""
+        return await self._ask(Applied, "POST", "retention", json={"digest": digest})
+
+    async def _ask(self, expected: type[Answer], method: str, path: str, **parts: Any) -> Answer:
+        headers = parts.pop("headers", {}) | answers.traced()
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                response = await self._http.request(method, url, **parts)
+            async with asyncio.timeout(answers.ANSWER_SECONDS):
+                response = await self._http.request(method, f"{self._url}/{path}", headers=headers, **parts)
         except (httpx.RequestError, TimeoutError) as error:
-            raise BackupsUnavailable(f"The backup API does not answer ({type(error).__name__}).") from error
+            raise Unavailable(f"{WHO} does not answer ({type(error).__name__}).") from error
         if not response.is_success:
-            raise _failure(response)
+            raise answers.failure(WHO, response, _detail(response))
         try:
-            return Backup.model_validate_json(response.content)
+            return expected.model_validate_json(response.content)
         except ValidationError as error:
-            raise BackupsUnavailable(f"The backup API answered {response.status_code} without a backup.") from error
+            raise Unavailable(f"{WHO} answered {response.status_code} without what was asked for.") from error
 
 
 class SigV4(httpx.Auth):
@@ -107,7 +159,7 @@ class SigV4(httpx.Auth):
             # Renewing them may ask a server, and botocore waits for it.
             frozen = await asyncio.to_thread(self._credentials.get_frozen_credentials)
         except BotoCoreError as error:
-            raise BackupsUnavailable(f"There are no AWS credentials just now ({type(error).__name__}).") from error
+            raise Unavailable(f"There are no AWS credentials just now ({type(error).__name__}).") from error
         headers = {name: request.headers[name] for name in _SIGNED_HEADERS if name in request.headers}
         signed = AWSRequest(request.method, str(request.url), headers=headers, data=request.content)
         SigV4Auth(frozen, "execute-api", self._region).add_auth(signed)
@@ -125,18 +177,9 @@ async def connect(url: str) -> AsyncIterator[Backups]:
     credentials, region = session.get_credentials(), session.get_config_variable("region")
     if credentials is None or not region:
         raise SettingsError("AWS credentials or AWS_DEFAULT_REGION are not set")
-    timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+    timeout = httpx.Timeout(answers.ANSWER_SECONDS, connect=CONNECT_SECONDS)
     async with httpx.AsyncClient(auth=SigV4(credentials, region), timeout=timeout, trust_env=False) as http:
         yield Backups(http, url)
-
-
-def _failure(response: httpx.Response) -> BackupsError:
-    said = f"{response.status_code} {response.reason_phrase}".strip()
-    if detail := _detail(response):
-        said = f"{said}: {detail}"
-    if response.status_code in _ASK_AGAIN or response.is_server_error:
-        return BackupsUnavailable(f"The backup API answered {said}", _retry_after_seconds(response))
-    return BackupsRefused(f"The backup API refused: {said}")
 
 
 def _detail(response: httpx.Response) -> str:
@@ -149,20 +192,3 @@ def _detail(response: httpx.Response) -> str:
         return ""
     said = next((body[key] for key in ("detail", "title", "message", "Message") if key in body), "")
     return plain(str(said))
-
-
-def plain(text: str) -> str:
-    """Somebody else's words, fit for a table, a log and a mail: of a sensible length, without control characters."""
-    return "".join(c if c.isprintable() else " " for c in text[:MAX_REASON_CHARACTERS]).strip()
-
-
-def _retry_after_seconds(response: httpx.Response) -> float | None:
-    """RFC 9110, section 10.2.3: seconds, or a date."""
-    value = response.headers.get("Retry-After", "")
-    if value.isdecimal():
-        return min(float(value), MAX_RETRY_AFTER_SECONDS)
-    try:
-        seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):  # no date, or one without a zone
-        return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

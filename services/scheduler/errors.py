@@ -6,7 +6,19 @@ SchedulerError              500
 ├── ScopeMissing            403   the token may not do this
 ├── ScheduleNotFound        404
 ├── RunNotFound             404
+├── AlarmNotFound           404
+├── NameTaken               409   another schedule has the name
+├── RunActive               409   of a schedule that wants one run at a time
+├── RunEnded                409   nothing is left to cancel
+├── NotPaused               409   nothing to resume
+├── NotScheduled            409   an adopted run cannot be made again
+├── BackfillRefused         409   not for this target, too much, or another count by now
+├── VersionMismatch         412   the schedule changed since the client read it
+├── PreconditionMissing     428   a change must say which version it changes
+├── StillSettling           503   due times of an outage are still being recorded
 ├── MalformedRequest        400   cannot be understood: an unknown query parameter
+├── BodyTooLarge            413
+├── UnsupportedMediaType    415
 ├── InvalidRequest          422   understood, and not allowed
 ├── DatabaseUnavailable     503   asking again may help
 ├── SchemaBehind            503   this release needs a migration that has not run
@@ -73,10 +85,106 @@ class RunNotFound(SchedulerError):
     status, type = 404, "run-not-found"
 
 
+class AlarmNotFound(SchedulerError):
+    """There is no such alarm."""
+
+    status, type = 404, "alarm-not-found"
+
+
+class NameTaken(SchedulerError):
+    """Another schedule has this name."""
+
+    status, type = 409, "name-taken"
+
+    def __init__(self) -> None:
+        super().__init__("Choose another name, or change the schedule that has it.")
+
+
+class RunActive(SchedulerError):
+    """A run of this schedule is active, and it wants one at a time."""
+
+    status, type = 409, "run-active"
+
+    def __init__(self, run_id: object) -> None:
+        super().__init__(f"Wait for run {run_id}, or cancel it: POST /v1/runs/{run_id}/cancel.")
+
+
+class RunEnded(SchedulerError):
+    """The run has ended, or is being cancelled already."""
+
+    status, type = 409, "run-ended"
+
+    def __init__(self) -> None:
+        super().__init__("There is nothing left to cancel: see GET /v1/runs/{run_id}.")
+
+
+class NotPaused(SchedulerError):
+    """The schedule is not paused."""
+
+    status, type = 409, "not-paused"
+
+    def __init__(self) -> None:
+        super().__init__("There is nothing to resume.")
+
+
+class NotScheduled(SchedulerError):
+    """No schedule made this run."""
+
+    status, type = 409, "not-scheduled"
+
+    def __init__(self) -> None:
+        super().__init__("Somebody else asked for this backup, and it was followed only. Trigger a schedule instead.")
+
+
+class BackfillRefused(SchedulerError):
+    """The backfill cannot be made so."""
+
+    status, type = 409, "backfill-refused"
+
+
+class VersionMismatch(SchedulerError):
+    """The schedule has changed since you read it."""
+
+    status, type = 412, "version-mismatch"
+
+    def __init__(self, revision: int | None) -> None:
+        super().__init__("Read it again, and change that.", {"ETag": f'"{revision}"'} if revision else {})
+
+
+class PreconditionMissing(SchedulerError):
+    """A change must say which version it changes."""
+
+    status, type = 428, "precondition-missing"
+
+    def __init__(self) -> None:
+        super().__init__("Send `If-Match` with the ETag of the schedule as you read it.")
+
+
+class StillSettling(SchedulerError):
+    """The due times of an outage are still being recorded."""
+
+    status, type = 503, "still-settling"
+
+    def __init__(self) -> None:
+        super().__init__("Try again in a moment.", {"Retry-After": "5"})
+
+
 class MalformedRequest(SchedulerError):
     """The request cannot be understood."""
 
     status, type = 400, "malformed-request"
+
+
+class BodyTooLarge(SchedulerError):
+    """The body is too large."""
+
+    status, type = 413, "body-too-large"
+
+
+class UnsupportedMediaType(SchedulerError):
+    """The body is of another media type than this takes."""
+
+    status, type = 415, "unsupported-media-type"
 
 
 class InvalidRequest(SchedulerError):

@@ -7,11 +7,14 @@ claim gets nothing), so nothing that arq says about a job is read.
 import asyncio
 import json
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
 from arq.connections import ArqRedis
+from arq.constants import job_key_prefix
+from arq.jobs import serialize_job
+from arq.utils import timestamp_ms
 from arq.worker import Worker, func
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
@@ -47,12 +50,19 @@ def connect(url: str) -> ArqRedis:
     return ArqRedis(pool, default_queue_name=QUEUE, expires_extra_ms=EXPIRE_MILLISECONDS, job_serializer=_to_json)
 
 
-async def enqueue(redis: ArqRedis, step: Step) -> None:
-    """Put it on the queue, unless it is there. Raises RedisError.
+async def enqueue(redis: ArqRedis, steps: Sequence[Step]) -> None:
+    """Put them on the queue, all at once; one that is there already stays as it is. Raises RedisError.
 
-    arq answers None for a job that is there and for a connection that dropped at EXEC: neither says that it is lost.
+    What `enqueue_job` does for one: it takes five round trips, and hides from its caller that the connection dropped.
     """
-    await redis.enqueue_job("step", str(step.run_id), step.seq, _job_id=f"run:{step.run_id}:{step.seq}")
+    at = timestamp_ms()
+    jobs = {f"run:{step.run_id}:{step.seq}": (str(step.run_id), step.seq) for step in steps}
+    async with redis.pipeline(transaction=True) as pipe:
+        for job_id, arguments in jobs.items():
+            job = serialize_job("step", arguments, {}, None, at, serializer=_to_json)
+            pipe.set(job_key_prefix + job_id, job, px=EXPIRE_MILLISECONDS)
+        pipe.zadd(QUEUE, dict.fromkeys(jobs, at), nx=True)
+        await pipe.execute()
 
 
 async def work(redis: ArqRedis, take: Callable[[Step], Awaitable[None]], stop: asyncio.Event) -> None:

@@ -1,42 +1,243 @@
-"""Schedules: what is to happen, and when next."""
+"""Schedules: made, changed, paused and deleted at run time.
 
-from datetime import UTC, datetime
+Every change first settles what was due under the old definition, then goes on from now: it neither makes a due time in
+the past nor loses one. Each is a revision, and what a schedule said when is what its ledger goes by.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Literal
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
-from cronsim import CronSim
-from sqlalchemy import select
+from sqlalchemy import Select, func, select, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from scheduler.errors import NeverDue, ScheduleNotFound
-from scheduler.models import Schedule
+from scheduler import alarms, due, runs
+from scheduler.definitions import ScheduleIn
+from scheduler.errors import NameTaken, NotPaused, RunActive, ScheduleNotFound, StillSettling, VersionMismatch
+from scheduler.models import Revision, Run, Schedule
+
+SETTLED_AT_ONCE = 20  # times `due.DUE_TIMES_AT_ONCE`
+_DEFINED = tuple(ScheduleIn.model_fields)
+_OVER = text("""
+    update scheduler.schedule_revisions set until = :at where schedule_id = :id and revision = :revision
+""")
+_UNBEGUN = text("""
+    select id from scheduler.runs
+    where schedule_id = :schedule_id and state = 'queued' and started_at is null
+""")
+_TO_RESUME = text("""
+    select * from scheduler.schedules where paused_until <= now() order by paused_until limit 10
+    for update skip locked
+""")
 
 
-async def page(session: AsyncSession, after: UUID | None, limit: int) -> tuple[list[Schedule], UUID | None]:
+async def page(
+    session: AsyncSession, after: UUID | None, limit: int, name: str | None = None
+) -> tuple[list[Schedule], UUID | None]:
     """Up to `limit` schedules, oldest first, strictly after `after`; and where the next page starts, if it does."""
-    query = select(Schedule).order_by(Schedule.id).limit(limit + 1)
+    query = select(Schedule).where(Schedule.deleted_at.is_(None)).order_by(Schedule.id).limit(limit + 1)
     if after:
         query = query.where(Schedule.id > after)
+    if name:
+        query = query.where(Schedule.name == name)
     found = list(await session.scalars(query))
     return found[:limit], found[limit - 1].id if len(found) > limit else None
 
 
 async def get(session: AsyncSession, schedule_id: UUID) -> Schedule:
     """Raises ScheduleNotFound."""
-    if (schedule := await session.get(Schedule, schedule_id)) is None:
+    schedule = await session.get(Schedule, schedule_id)
+    if schedule is None or schedule.deleted_at:
         raise ScheduleNotFound
     return schedule
 
 
-def next_due(cron: str, timezone: str, after: datetime) -> datetime:
-    """The first due time later than `after`, in UTC.
+async def locked(session: AsyncSession, schedule_id: UUID, revision: int | None = None) -> Schedule:
+    """For a change: nobody else changes it, or makes runs of it. Raises ScheduleNotFound and VersionMismatch."""
+    query = select(Schedule).where(Schedule.id == schedule_id, Schedule.deleted_at.is_(None)).with_for_update()
+    schedule = await session.scalar(query.execution_options(populate_existing=True))
+    if schedule is None:
+        raise ScheduleNotFound
+    if revision is not None and revision != schedule.revision:
+        raise VersionMismatch(schedule.revision)
+    return schedule
 
-    When clocks change it does as Debian's cron: a time that does not exist is due right after the gap, and a daily one
-    that exists twice is due once. Raises NeverDue.
+
+def definition(schedule: Schedule) -> ScheduleIn:
+    """As it was written."""
+    return ScheduleIn.model_validate({name: getattr(schedule, name) for name in _DEFINED})
+
+
+async def revisions(
+    session: AsyncSession, schedule_id: UUID, before: int | None, limit: int
+) -> tuple[list[Revision], int | None]:
+    """Up to `limit`, newest first, before the one with this number; and where the next page starts, if it does."""
+    query = select(Revision).where(Revision.schedule_id == schedule_id).order_by(Revision.revision.desc())
+    if before:
+        query = query.where(Revision.revision < before)
+    found = list(await session.scalars(query.limit(limit + 1)))
+    return found[:limit], found[limit - 1].revision if len(found) > limit else None
+
+
+async def create(session: AsyncSession, wanted: ScheduleIn, by: str) -> Schedule:
+    """Raises NameTaken and NeverDue."""
+    now = await _now(session)
+    anchor_at = wanted.start_at or now
+    schedule = Schedule(**_columns(wanted), anchor_at=anchor_at, next_due_at=wanted.timing(anchor_at).next(now))
+    schedule.revision, schedule.skips = 0, 0
+    schedule.created_at = schedule.updated_at = schedule.accounted_from = schedule.audited_until = now
+    session.add(schedule)
+    await _flush(session)
+    await _revise(session, schedule, "created", now, by)
+    return schedule
+
+
+async def edit(session: AsyncSession, schedule: Schedule, wanted: ScheduleIn, by: str) -> Schedule:
+    """`schedule` is `locked`. Raises NameTaken, NeverDue and StillSettling."""
+    now = await settle(session, schedule)
+    schedule.anchor_at = anchor(schedule, wanted, now)
+    for name, value in _columns(wanted).items():
+        setattr(schedule, name, value)
+    if schedule.paused_at is None:
+        schedule.next_due_at = due.timing(schedule).next(now)
+    await _flush(session)
+    await _revise(session, schedule, "edited", now, by)
+    return schedule
+
+
+def anchor(schedule: Schedule, wanted: ScheduleIn, now: datetime) -> datetime:
+    """What the intervals of the edited schedule are counted from: as before, unless it says something else of them."""
+    if (wanted.every_seconds, wanted.start_at) == (schedule.every_seconds, schedule.start_at):
+        return schedule.anchor_at
+    return wanted.start_at or now
+
+
+async def pause(
+    session: AsyncSession, schedule: Schedule, note: str | None, until: datetime | None, by: str
+) -> Schedule:
+    """`schedule` is `locked`. One that is paused gets another note and another end. Raises StillSettling."""
+    now = await settle(session, schedule)
+    schedule.paused_at = schedule.paused_at or now
+    schedule.paused_until, schedule.paused_note, schedule.next_due_at = until, note, None
+    await _revise(session, schedule, "paused", now, by)
+    return schedule
+
+
+async def resume(session: AsyncSession, schedule: Schedule, by: str | None, at: datetime | None = None) -> Schedule:
+    """Go on from now, or from `at`. `schedule` is `locked`. Raises NotPaused and NeverDue."""
+    if schedule.paused_at is None:
+        raise NotPaused
+    at = at or await _now(session)
+    schedule.paused_at = schedule.paused_until = schedule.paused_note = None
+    schedule.next_due_at = due.timing(schedule).next(at)
+    await _revise(session, schedule, "resumed", at, by)
+    return schedule
+
+
+async def resume_those_due(session: AsyncSession) -> int:
+    """Whose pause has ended, and from when it did; how many."""
+    found = list(await session.scalars(select(Schedule).from_statement(_TO_RESUME)))
+    for schedule in found:
+        await resume(session, schedule, None, schedule.paused_until)
+    return len(found)
+
+
+async def delete(session: AsyncSession, schedule: Schedule, by: str) -> None:
+    """Its runs stay; those that no worker has begun are cancelled. `schedule` is `locked`. Raises StillSettling."""
+    now = await settle(session, schedule)
+    schedule.next_due_at = schedule.paused_until = None
+    schedule.deleted_at = now
+    await _revise(session, schedule, "deleted", now, by)
+    for run_id in (await session.scalars(_UNBEGUN, {"schedule_id": schedule.id})).all():
+        await runs.cancel(session, run_id, "Its schedule was deleted.")
+    kinds: Sequence[alarms.Kind] = ("failing", "overdue", "skipped", "unaccounted")
+    await alarms.close_of_schedule(session, schedule.id, f"The schedule was deleted by {by}.", kinds)
+
+
+async def trigger(session: AsyncSession, schedule: Schedule, key: str | None, again_of: Run | None = None) -> Run:
+    """A run of it, now; with the same `key` the same run. `schedule` is `locked`.
+
+    Raises RunActive where the schedule wants one run at a time.
     """
+    if key and (known := await session.scalar(_asked(schedule, key))):
+        return known
+    if schedule.overlap != "allow" and (active := await session.scalar(_active(schedule))):
+        raise RunActive(active.id)
+    wanted = due.new(schedule, "manual", await _now(session), request_key=key)
+    if again_of:
+        wanted = replace(wanted, target=again_of.target, again_of=again_of.id)
+    [made] = await runs.make(session, [wanted])
+    return await session.get_one(Run, made.id)
+
+
+async def settle(session: AsyncSession, schedule: Schedule) -> datetime:
+    """Record what is due of a schedule that is `locked`; the time until which all is. Raises StillSettling."""
+    now = await _now(session)
+    for _ in range(SETTLED_AT_ONCE):
+        if schedule.next_due_at is None or schedule.next_due_at > now:
+            return now
+        await due.settle(session, [schedule])
+        await session.refresh(schedule)
+    raise StillSettling
+
+
+def _asked(schedule: Schedule, key: str) -> Select[Run]:
+    return select(Run).where(Run.schedule_id == schedule.id, Run.request_key == key)
+
+
+def _active(schedule: Schedule) -> Select[Run]:
+    active = Run.state.in_(["queued", "running", "waiting"])
+    return select(Run).where(Run.schedule_id == schedule.id, Run.exclusive, Run.held.is_(False), active)
+
+
+def _columns(wanted: ScheduleIn) -> dict[str, Any]:
+    """Moments as they are, and what is kept as JSON as that; a target without what it leaves open."""
+    as_json = wanted.model_dump(mode="json", include={"catch_up", "retry"})
+    values = {name: getattr(wanted, name) for name in _DEFINED}
+    return values | as_json | {"target": wanted.target.model_dump(mode="json", exclude_none=True)}
+
+
+async def _revise(
+    session: AsyncSession,
+    schedule: Schedule,
+    change: Literal["created", "edited", "paused", "resumed", "deleted"],
+    at: datetime,
+    by: str | None,
+) -> None:
+    if schedule.revision:
+        await session.execute(_OVER, {"id": schedule.id, "revision": schedule.revision, "at": at})
+    schedule.revision += 1
+    schedule.updated_at = at
+    said = {name: getattr(schedule, name) for name in _DEFINED}
+    moments = ("at", "start_at", "end_at")
+    said |= {name: said[name] and said[name].isoformat() for name in moments}
+    session.add(
+        Revision(
+            schedule_id=schedule.id,
+            revision=schedule.revision,
+            since=at,
+            change=change,
+            live=schedule.paused_at is None and schedule.deleted_at is None,
+            definition=said | {"anchor_at": schedule.anchor_at.isoformat()},
+            note=schedule.paused_note,
+            changed_by=by,
+        )
+    )
+    await session.flush()
+
+
+async def _flush(session: AsyncSession) -> None:
     try:
-        return next(CronSim(cron, after.astimezone(ZoneInfo(timezone)))).astimezone(UTC)
-    except (
-        Exception
-    ) as error:  # an unknown zone is a KeyError, a ValueError or an OSError, and no more due time no error
-        raise NeverDue(cron, timezone) from error
+        await session.flush()
+    except IntegrityError as error:
+        if "schedules_name_idx" in str(error.orig):
+            raise NameTaken from None
+        raise
+
+
+async def _now(session: AsyncSession) -> datetime:
+    now: datetime = (await session.execute(select(func.now()))).scalar_one()
+    return now

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 PREFIX = "HOLDFAST_"
 
@@ -39,6 +39,10 @@ DatabaseUrl = Annotated[
         )
     ),
 ]
+SecretUrl = Annotated[
+    SecretStr,
+    AfterValidator(_url("https://host/path", lambda url: url.scheme in {"http", "https"} and url.hostname)),
+]
 RedisUrl = Annotated[
     SecretStr,
     AfterValidator(
@@ -50,12 +54,25 @@ RedisUrl = Annotated[
 ]
 
 
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _listed(value: object) -> object:
+    return tuple(each.strip() for each in value.split(",") if each.strip()) if isinstance(value, str) else value
+
+
+Number = Annotated[int, BeforeValidator(_number)]
+
+
 class Settings(BaseModel):
     """What the API, its migrations and its command line need; each is given the URL of its own role."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
     database_url: DatabaseUrl
+    http_targets: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()  # how URLs begin that schedules may call
+    otlp_endpoint: str = ""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -80,6 +97,10 @@ class WorkerSettings(Settings):
     redis_url: RedisUrl
     backups_url: Annotated[str, Field(pattern=r"^https?://[^?#\s]+[^?#\s/]$")]  # the gateway, up to and with its stage
     topic_arn: Annotated[str, Field(pattern=r"^arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+$")]
+    ping_url: SecretUrl | None = None  # a dead man's switch, called after ticks
+    status_port: Annotated[Number, Field(ge=1, le=65535)] | None = None  # for /livez, /readyz and /metrics
+    proven_within_hours: Annotated[Number, Field(ge=1, le=8760)] = 26
+    runs_kept_days: Annotated[Number, Field(ge=7, le=3650)] = 400
 
 
 def _content(name: str, path: str) -> str:

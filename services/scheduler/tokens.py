@@ -28,7 +28,8 @@ PREFIX = "hf_"  # so that scanners of leaked secrets know one
 SCHEDULES_READ = "schedules:read"
 SCHEDULES_WRITE = "schedules:write"
 RUNS_READ = "runs:read"
-SCOPES = (SCHEDULES_READ, SCHEDULES_WRITE, RUNS_READ)
+RUNS_WRITE = "runs:write"
+SCOPES = (SCHEDULES_READ, SCHEDULES_WRITE, RUNS_READ, RUNS_WRITE)
 
 # At most once a minute, and never waiting for another request that does the same.
 _TOUCH = text("""

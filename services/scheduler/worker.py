@@ -1,9 +1,9 @@
 """The worker: `python -m scheduler.worker`, any number of them. With `--check` it tells whether one on this host works.
 
-It ticks, puts steps on the queue, takes steps from the queue, takes over runs of workers that died, ends runs that the
-queue has left behind, and sends alarms: six loops side by side, none of them an arq job, so that long steps never hold
-up a tick. PostgreSQL and Redis may go away for as long as they like: a loop says what it waits for, and waits a little
-longer each time.
+It ticks, puts steps on the queue, takes steps from it, takes over runs of workers that died, ends runs that the queue
+has left behind, opens alarms and tells them, watches backups, audits ledgers and prunes: loops side by side, none of
+them an arq job, so that long steps never hold up a tick. PostgreSQL and Redis may go away for as long as they like: a
+loop says what it waits for, and waits a little longer each time.
 """
 
 import argparse
@@ -15,20 +15,38 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
 from functools import partial
 
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from scheduler import alarms, backups, db, due, jobs, runs, steps
-from scheduler.alarms import AlarmNotSent, Topic
-from scheduler.backups import Backups
+from scheduler import (
+    alarms,
+    backups,
+    db,
+    due,
+    jobs,
+    ledger,
+    notices,
+    ping,
+    pruning,
+    runs,
+    schedules,
+    steps,
+    watch,
+)
+from scheduler.answers import AnswerError
 from scheduler.errors import DatabaseUnavailable
+from scheduler.notices import NoticeNotSent, Topic
+from scheduler.outside import Outside
 from scheduler.settings import WorkerSettings
+from scheduler.steps import Reach
 
 MAX_PAUSE_SECONDS = 8.0
 HEARTBEAT_SECONDS = 20
+DISPATCHED_AT_ONCE = 500
 
 log = logging.getLogger("scheduler.worker")
 
@@ -41,33 +59,48 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event, pace: float = 1.0
         redis = jobs.connect(settings.redis_url.get_secret_value())
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         client = await stack.enter_async_context(backups.connect(settings.backups_url))
-        topic = await stack.enter_async_context(alarms.connect(settings.topic_arn))
+        reach = Reach(client, Outside(settings.http_targets))
+        topic = await stack.enter_async_context(notices.connect(settings.topic_arn))
+        switch = await stack.enter_async_context(ping.connect(settings.ping_url))
         async with asyncio.TaskGroup() as group:
             for name, seconds, action in (
-                ("tick", 1.0, partial(tick, engine, redis)),
+                ("tick", 1.0, partial(tick, engine, redis, switch)),
                 ("dispatch", 1.0, partial(dispatch, engine, redis)),
                 ("sweep", 5.0, partial(sweep, engine)),
-                ("overdue", 5.0, partial(overdue, engine, client)),
+                ("left behind", 5.0, partial(left_behind, engine, reach)),
+                ("alarms", 5.0, partial(look, engine)),
                 ("announce", 1.0, partial(announce, engine, topic)),
-                ("work", 1.0, partial(jobs.work, redis, partial(steps.take, engine, client), stop)),
+                ("watch", 15.0, partial(watch.look, engine, client, timedelta(hours=settings.proven_within_hours))),
+                ("audit", 60.0, partial(audit, engine)),
+                ("prune", 3600.0, partial(pruning.prune, engine, timedelta(days=settings.runs_kept_days))),
+                ("work", 1.0, partial(jobs.work, redis, partial(steps.take, engine, reach), stop)),
             ):
                 group.create_task(repeat(name, seconds / pace, action, stop))
         log.info("stopped")
 
 
-async def tick(engine: AsyncEngine, redis: ArqRedis) -> None:
-    async with db.transaction(engine) as session:
-        if fired := await due.fire(session):
-            log.info("due: %d", fired)
+async def tick(engine: AsyncEngine, redis: ArqRedis, switch: ping.Switch) -> None:
+    """As long as much is due, without a pause."""
+    fired = due.SCHEDULES_AT_ONCE
+    while fired == due.SCHEDULES_AT_ONCE:
+        async with db.transaction(engine) as session:
+            if fired := await due.fire(session):
+                log.info("due: %d", fired)
+    await switch.ping()
     # Last: while Redis is away nothing can be dispatched, but what is due is recorded.
     await redis.set(_heartbeat(), b"ticked", ex=HEARTBEAT_SECONDS)
 
 
 async def dispatch(engine: AsyncEngine, redis: ArqRedis) -> None:
-    """A step is on the queue before the row says so: if that fails, it is simply put there again."""
+    """Steps are on the queue before their rows say so: if that fails, they are simply put there again."""
     async with db.transaction(engine) as session:
-        for step in await runs.awake(session):
-            await jobs.enqueue(redis, step)
+        await runs.release(session)
+    awake = DISPATCHED_AT_ONCE
+    while awake == DISPATCHED_AT_ONCE:
+        async with db.transaction(engine) as session:
+            woken = await runs.awake(session, DISPATCHED_AT_ONCE)
+            if awake := len(woken):
+                await jobs.enqueue(redis, [step for step, _ in woken])
 
 
 async def sweep(engine: AsyncEngine) -> None:
@@ -76,37 +109,58 @@ async def sweep(engine: AsyncEngine) -> None:
             log.warning("run %s was left by its worker", run_id)
 
 
-async def overdue(engine: AsyncEngine, client: Backups) -> None:
+async def left_behind(engine: AsyncEngine, reach: Reach) -> None:
     """Redis may be away for longer than a run may take: past its deadline a run ends without the queue."""
     async with db.transaction(engine) as session:
-        left_behind = await runs.overdue(session)
-    for step in left_behind:
-        await steps.take(engine, client, step)
+        found = await runs.left_behind(session)
+    for step in found:
+        await steps.take(engine, reach, step)
+
+
+async def look(engine: AsyncEngine) -> None:
+    async with db.transaction(engine) as session:
+        await alarms.look(session)
+        await schedules.resume_those_due(session)
+
+
+async def audit(engine: AsyncEngine) -> None:
+    async with db.transaction(engine) as session:
+        if gaps := await ledger.audit(session):
+            log.error("due times are not accounted for, of %d schedules", gaps)
 
 
 async def announce(engine: AsyncEngine, topic: Topic) -> None:
+    """First of runs that failed, then of alarms; one at a time."""
     async with db.transaction(engine) as session:
-        unsent = await runs.unsent(session)
-    if unsent is None:
+        failed = await alarms.unannounced(session)
+        alarm = None if failed else await alarms.untold(session)
+        name = await alarms.name_of(session, alarm.schedule_id) if alarm else None
+    if failed:
+        notice = notices.failed(*failed)
+    elif alarm:
+        notice = (notices.opened if alarm.tell_opened_at else notices.closed)(alarm, name)
+    else:
         return
-    run, schedule = unsent
     try:
-        await topic.publish(alarms.failed(run, schedule))
-    except AlarmNotSent as error:
-        log.warning("the alarm of run %s waits for the topic: %s", run.id, error)
+        await topic.publish(notice)
+    except NoticeNotSent as error:
+        log.warning("notice %s waits for the topic: %s", notice.event["id"], error)
         return
     async with db.transaction(engine) as session:
-        await runs.sent(session, run)
+        if failed:
+            await alarms.announced(session, failed[0])
+        elif alarm:
+            await alarms.told(session, alarm)
 
 
-async def repeat(name: str, seconds: float, action: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+async def repeat(name: str, seconds: float, action: Callable[[], Awaitable[object]], stop: asyncio.Event) -> None:
     """Every `seconds` until `stop`; after failures in a row, up to MAX_PAUSE_SECONDS later."""
     failures = 0
     while not stop.is_set():
         try:
             await action()
             failures = 0
-        except (DatabaseUnavailable, RedisError, OSError) as error:
+        except (DatabaseUnavailable, RedisError, AnswerError, OSError) as error:
             failures += 1
             log.warning("%s waits: %s", name, error.__doc__ if isinstance(error, DatabaseUnavailable) else error)
         except Exception:

@@ -187,7 +187,7 @@ def path_of(resource: dict[str, Any]) -> str:
 def test_each_right_is_allowed_for_a_purpose_by_name(name: str) -> None:
     for statement in statements(name):
         assert statement["Sid"]
-        assert statement["Effect"] == ("Deny" if statement["Sid"].startswith("Nothing") else "Allow")
+        assert statement["Effect"] == "Allow"
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         assert not [action for action in actions if "*" in action]
 
@@ -237,15 +237,18 @@ def test_who_reads_secrets_locks_and_signs(word: str, who: list[str]) -> None:
     assert [name for name in (*ROLES, *POLICIES) if word in json.dumps(statements(name))] == who
 
 
-def test_the_scheduler_starts_and_follows_backups_and_nothing_below_one() -> None:
+def test_the_scheduler_makes_follows_and_proves_backups_and_reads_nothing_below_one() -> None:
     named = {
         each["Sid"]: [arn["Fn::Join"][1][-1] for arn in listed(each["Resource"])]
         for each in statements("SchedulerPolicy")
         if each["Action"] == "execute-api:Invoke"
     }
     assert named == {
-        "StartAndFollowBackups": ["/v1/POST/backups", "/v1/GET/backups/*"],
-        "NothingBelowABackup": ["/v1/GET/backups/*/*"],
+        "StartAndFollowBackups": ["/v1/POST/backups", "/v1/GET/backups/????????T??????Z-????????"],
+        "ListBackups": ["/v1/GET/backups", "/v1/GET/backups/before/????????T??????Z-????????"],
+        "CancelBackups": ["/v1/POST/backups/*/cancel"],
+        "ProveBackups": ["/v1/POST/backups/*/proofs"],
+        "PlanAndApplyRetention": ["/v1/GET/retention", "/v1/POST/retention"],
     }
 
 

@@ -6,29 +6,29 @@ from datetime import UTC, datetime
 from typing import get_args
 from uuid import UUID
 
-import httpx
 import pytest
 
 from backup_lambda import mail as words
 from backup_lambda import notices
-from backup_lambda.app import create_app
 from backup_lambda.endings import Ending
 from backup_lambda.errors import AwsRefused
 from backup_lambda.schemas import Backup, State
 from deploy.local import mail
-from scheduler import alarms, steps
-from scheduler.backups import Backups, BackupsRefused, BackupsUnavailable
+from scheduler import following, proofs
+from scheduler import notices as told
+from scheduler.answers import Refused, Unavailable
+from scheduler.backups import Backups
 from scheduler.models import Run
 from tests.backup_lambda.recorded import have_failure, have_manifest, have_progress, have_proof
-from tests.backup_lambda.world import World, worker_for
+from tests.backup_lambda.test_keeper import ONE, a_backup
+from tests.backup_lambda.world import World, client_of, worker_for
 
 KEY = "01a2041d-ef55-7997-8f7e-b424b3fb72f5"
 
 
 @pytest.fixture
 async def backups(world: World) -> AsyncIterator[Backups]:
-    transport = httpx.ASGITransport(create_app(world.store, world.topic, world.start_worker))
-    async with httpx.AsyncClient(transport=transport) as http:
+    async with client_of(world, world.start_worker, policy=ONE) as http:
         yield Backups(http, "http://gateway")
 
 
@@ -62,8 +62,9 @@ async def test_a_run_sees_that_nobody_was_told_how_its_backup_ended(backups: Bac
 
 
 def test_a_run_knows_what_every_state_of_a_backup_means_for_it() -> None:
-    assert set(get_args(State)) == {"queued", "running", *steps.SUCCEEDED, *steps.FAILED}
-    assert not steps.SUCCEEDED & steps.FAILED.keys()
+    assert set(get_args(State)) == {"queued", "running", *following.SUCCEEDED, *following.FAILED}
+    assert not following.SUCCEEDED & following.FAILED.keys()
+    assert set(get_args(State)) > proofs.PROVABLE
 
 
 async def test_a_run_waits_for_the_proof_of_its_backup(backups: Backups, world: World) -> None:
@@ -105,17 +106,91 @@ async def test_a_run_sees_that_its_backup_was_cancelled(backups: Backups, world:
     assert (ended.state, ended.reason) == ("cancelled", "somebody asked for it")
 
 
+async def test_some_tables_are_asked_for_by_name(backups: Backups, world: World) -> None:
+    backup = await backups.start(None, KEY, ["notes"])
+    assert (await world.read_json(f"backups/{backup.id}/request.json"))["tables"] == ["notes.notes"]
+
+
+async def test_a_run_cancels_its_backup(backups: Backups, world: World) -> None:
+    backup = await backups.start(None, KEY)
+    await have_progress(world, backup.id, stage="copying")
+    asked = await backups.cancel(backup.id)
+    assert (asked.id, asked.state, asked.reason) == (backup.id, "running", "it is being cancelled")
+    assert asked.progress
+    assert asked.progress.stage == "copying"
+    await have_failure(world, backup.id, outcome="cancelled", reason="cancelled by a person")
+    with pytest.raises(Refused, match="It is cancelled") as refused:
+        await backups.cancel(backup.id)
+    assert refused.value.status == 409
+
+
+async def test_backups_are_listed_page_by_page(backups: Backups, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backup_lambda.backups.PAGE", 2)
+    oldest, middle, newest = [await a_backup(world, days, label=str(days)) for days in (3, 2, 1)]
+    page = await backups.page()
+    assert [(each.id, each.label, each.state, each.announced) for each in page.items] == [
+        (newest, "1", "proven", True),
+        (middle, "2", "proven", True),
+    ]
+    assert page.items[0].proof
+    assert (page.items[0].proof.number, page.items[0].proof.verdict) == (1, "proven")
+    page = await backups.page(page.next_cursor)
+    assert ([each.id for each in page.items], page.next_cursor) == ([oldest], None)
+
+
+async def test_a_run_asks_for_a_proof_and_follows_it(backups: Backups, world: World) -> None:
+    backup_id = await a_backup(world, 1)
+    assert await backups.prove(backup_id) == 2
+    assert (world.tasks[-1].backup_id, world.tasks[-1].number) == (backup_id, 2)  # type: ignore[union-attr]
+    await have_progress(world, backup_id, task="proof/2", passes=4)
+    assert (await backups.show(backup_id)).progress
+    with pytest.raises(Refused, match="a proof of it is being made") as busy:
+        await backups.prove(backup_id)
+    assert busy.value.status == proofs.BUSY
+
+    await have_proof(world, backup_id, 2, "unfinished")
+    await have_progress(world, backup_id, task="proof/2", announced=True, passes=4)
+    shown = await backups.show(backup_id)
+    assert [(each.number, each.verdict) for each in shown.proofs] == [(1, "proven"), (2, "unfinished")]
+    assert (shown.state, shown.announced) == ("proven", True)
+    await have_proof(world, backup_id, 3, "broken")
+    shown = await backups.show(backup_id)
+    assert ([(each.number, each.verdict) for each in shown.proofs], shown.state) == ([(3, "broken")], "broken")
+
+
+async def test_what_retention_removed_is_not_proven(backups: Backups, world: World) -> None:
+    backup_id = await a_backup(world, 1)
+    await world.write(f"backups/{backup_id}/expired.json", {})
+    with pytest.raises(Refused) as gone:
+        await backups.prove(backup_id)
+    assert gone.value.status in proofs.GONE
+
+
+async def test_a_run_applies_the_plan_of_retention_and_no_other(backups: Backups, world: World) -> None:
+    old, newer = await a_backup(world, 3), await a_backup(world, 1)
+    plan = await backups.plan()
+    assert (plan.keep, plan.expire, plan.clean) == (1, 1, 0)
+    with pytest.raises(Refused) as refused:
+        await backups.apply("0" * 64)
+    assert refused.value.status == 409
+    done = await backups.apply(plan.digest)
+    assert (done.complete, done.expired, done.cleaned, done.left) == (True, [old], [], {})
+    assert [each.state for each in (await backups.page()).items if each.id == newer] == ["proven"]
+    plan = await backups.plan()
+    assert (plan.expire, plan.clean) == (0, 0)
+
+
 async def test_what_will_not_change_is_refused_with_the_reason(backups: Backups) -> None:
-    with pytest.raises(BackupsRefused, match="404"):
+    with pytest.raises(Refused, match="404"):
         await backups.show("20261122T020000Z-3f9a2c1b")
     await backups.start("daily", KEY)
-    with pytest.raises(BackupsRefused, match="422"):
+    with pytest.raises(Refused, match="422"):
         await backups.start("another", KEY)
 
 
 async def test_what_may_change_is_unavailable(backups: Backups, world: World) -> None:
     await world.s3.delete_bucket(Bucket=world.bucket)
-    with pytest.raises(BackupsUnavailable):
+    with pytest.raises(Unavailable):
         await backups.start("daily", KEY)
 
 
@@ -140,10 +215,11 @@ async def test_mails_have_the_text_that_the_scheduler_wrote(world: World) -> Non
     now = datetime.now(UTC)
     run = Run(
         id=UUID(KEY), schedule_id=UUID(KEY), trigger="manual", due_at=now, created_at=now, ended_at=now,
-        state="failed", reason="The backup API refused: 403", target={},
+        state="failed", reason="The backup API refused: 403", target={}, jitter_seconds=0, held=False, attempts=0,
+        crashes=0, deadline_at=now,
     )  # fmt: skip
-    alarm = alarms.failed(run, "daily")
-    async with alarms.connect(world.topic.arn) as topic:
+    alarm = told.failed(run, "daily")
+    async with told.connect(world.topic.arn) as topic:
         await topic.publish(alarm)
     (notification,) = await world.notices()
     assert mail.text_of(notification) == alarm.text

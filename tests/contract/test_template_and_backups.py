@@ -1,8 +1,11 @@
 """The backup API and its worker are what the template of the AWS stack takes them for."""
 
 import json
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
+from backup_lambda.history import new_id
 from backup_lambda.lease import LAST_ATTEMPT, LEASE
 from backup_lambda.routes import MAX_WAIT_SECONDS
 from backup_lambda.settings import ApiSettings, KeeperSettings, WorkerSettings
@@ -48,6 +51,15 @@ def test_a_backup_is_given_up_after_lambda_gave_up_starting_it() -> None:
 def test_a_dead_workers_lease_has_ended_when_the_next_attempt_comes() -> None:
     on_aws = 60  # the documented wait before the first retry of an asynchronous invocation
     assert LEASE.total_seconds() < min(on_aws, emulator.RETRY_AFTER_SECONDS)
+
+
+def test_the_scheduler_may_follow_every_backup_by_its_id() -> None:
+    statements = of_type("IAM::ManagedPolicy")["SchedulerPolicy"]["PolicyDocument"]["Statement"]
+    (follow,) = [each for each in statements if each["Sid"] == "StartAndFollowBackups"]
+    pattern = follow["Resource"][1]["Fn::Join"][1][-1].rpartition("/")[2]
+    ids = [new_id(datetime(year, month, 1, 2, tzinfo=UTC)) for year, month in ((2026, 1), (2099, 12))]
+    assert [each for each in ids if fnmatchcase(each, pattern)] == ids
+    assert "*" not in pattern
 
 
 def test_the_functions_have_the_settings_that_they_ask_for() -> None:

@@ -56,6 +56,7 @@ def write_log(group: str) -> list[Call]:
     ]
 
 
+A_BACKUP = "20261122T020000Z-3f9a2c1b"
 IN_AN_HOUR = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 READ, READ_RESTORE, READ_KEY = (s3("get_object", key) for key in (REQUEST, RESULT, KEY_RECORD))
 READ_VERSION = s3("get_object", REQUEST, VersionId="$RequestVersion")
@@ -134,14 +135,11 @@ RIGHTS: dict[str, dict[str, list[Call]]] = {
         "SignExpiries": [READ_SIGNING_KEY],
     },
     "SchedulerPolicy": {
-        "StartAndFollowBackups": gateway("POST /backups", "GET /backups/x"),
-        "NothingBelowABackup": gateway(
-            "GET /backups/before/x",
-            "GET /backups/x/diff/now",
-            "GET /backups/x/diff/now/after/y",
-            "GET /backups/x/tables/notes.notes",
-            "GET /backups/x/tables/notes.notes/rows/1",
-        ),
+        "StartAndFollowBackups": gateway("POST /backups", f"GET /backups/{A_BACKUP}"),
+        "ListBackups": gateway("GET /backups", f"GET /backups/before/{A_BACKUP}"),
+        "CancelBackups": gateway(f"POST /backups/{A_BACKUP}/cancel"),
+        "ProveBackups": gateway(f"POST /backups/{A_BACKUP}/proofs"),
+        "PlanAndApplyRetention": gateway("GET /retention", "POST /retention"),
         "AnnounceLostRuns": [PUBLISH],
     },
     "OpsPolicy": {

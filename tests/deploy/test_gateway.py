@@ -30,7 +30,16 @@ METHODS = {
     ("POST", "/subscriptions/test"): "/subscriptions/test",
     ("DELETE", "/subscriptions/6e7b3c5a"): "/subscriptions/{subscription_id}",
 }
-OF_THE_SCHEDULER = {("POST", "/backups"), ("GET", BACKUP)}
+OF_THE_SCHEDULER = {
+    ("POST", "/backups"),
+    ("GET", "/backups"),
+    ("GET", "/backups/before/20261122T020000Z-3f9a2c1b"),
+    ("GET", BACKUP),
+    ("POST", f"{BACKUP}/cancel"),
+    ("POST", f"{BACKUP}/proofs"),
+    ("GET", "/retention"),
+    ("POST", "/retention"),
+}
 
 
 @pytest.fixture
@@ -71,11 +80,21 @@ def test_ops_call_every_method(call: Callable[..., httpx.Response], deployed: De
 
 
 @pytest.mark.parametrize(("method", "path"), METHODS)
-def test_the_scheduler_starts_and_follows_backups_and_nothing_else(
+def test_the_scheduler_makes_follows_and_proves_backups_and_reads_none(
     call: Callable[..., httpx.Response], deployed: Deployed, method: str, path: str
 ) -> None:
     allowed = (method, path) in OF_THE_SCHEDULER
     assert call(method, path, deployed.scheduler).status_code == (200 if allowed else 403)
+
+
+@pytest.mark.parametrize(
+    "below", ["/tables/notes.notes", "/of-a-later-release", "/diff/now/after/x", "/tables/n/rows/1", "x"]
+)
+@pytest.mark.parametrize("backup", [BACKUP, BACKUP.replace("2026", "%32026"), BACKUP.replace("-", "%2D")])
+def test_what_lies_below_a_backup_is_denied_to_the_scheduler(
+    call: Callable[..., httpx.Response], deployed: Deployed, backup: str, below: str
+) -> None:
+    assert call("GET", f"{backup}{below}", deployed.scheduler).status_code == 403
 
 
 @pytest.mark.parametrize(("method", "path"), METHODS)

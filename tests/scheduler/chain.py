@@ -57,10 +57,10 @@ class Chain:
         return run
 
     async def called(self) -> None:
-        """Return once the gateway was asked something."""
+        """Return once the gateway was asked for a backup."""
 
         async def look() -> bool:
-            return bool(self.gateway.calls)
+            return bool(self.gateway.keys)
 
         await until(look)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,12 +16,15 @@ from arq.connections import ArqRedis
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from scheduler import db, jobs, steps, tokens
+from scheduler import backups, db, following, jobs, tokens
 from scheduler.app import create_app
+from scheduler.outside import Outside
 from scheduler.settings import Settings
+from scheduler.steps import Reach
 from tests.scheduler import gateway as stand_in
 from tests.scheduler.chain import PACE, Chain
 from tests.scheduler.gateway import Gateway
+from tests.scheduler.one_run import Make, OneRun, made
 from tests.servers import Aws, Cluster
 
 SERVICES = Path(__file__).parents[2] / "services"
@@ -161,6 +165,23 @@ def emulator_env(aws: Aws, aws_env: dict[str, str], monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
+async def reach(gateway: Gateway, aws_env: dict[str, str]) -> AsyncIterator[Reach]:
+    async with backups.connect(gateway.url) as api:
+        yield Reach(api, Outside([]))
+
+
+@pytest.fixture
+def make(engine: AsyncEngine, reach: Reach, gateway: Gateway, sql: asyncpg.Connection) -> Make:
+    return partial(made, engine, reach, gateway, sql)
+
+
+@pytest.fixture
+async def one(make: Make) -> OneRun:
+    """A run that makes a backup."""
+    return await make()
+
+
+@pytest.fixture
 def worker_env(database_url: str, redis_url: str, redis: ArqRedis, gateway: Gateway) -> dict[str, str]:
     """The worker's settings; its queue is empty."""
     return {
@@ -172,7 +193,7 @@ def worker_env(database_url: str, redis_url: str, redis: ArqRedis, gateway: Gate
 
 
 @pytest.fixture
-def chain(
+async def chain(
     ops: httpx.AsyncClient,
     sql: asyncpg.Connection,
     engine: AsyncEngine,
@@ -182,5 +203,7 @@ def chain(
     aws_env: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Chain:
-    monkeypatch.setattr(steps, "MIN_POLL_SECONDS", 1.0 / PACE)
+    monkeypatch.setattr(following, "MIN_POLL_SECONDS", 1.0 / PACE)
+    await sql.execute("update scheduler.schedules set overlap = 'allow'")  # so that one can be triggered several times
+    await sql.execute("update scheduler.watch set looked_at = now()")  # as if another worker had just asked for a list
     return Chain(ops, sql, engine, redis, gateway, worker_env)

@@ -1,5 +1,6 @@
 """The client of the backup API: what it sends, and how long it waits."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 import pytest
 from starlette.responses import Response
 
-from scheduler import backups
-from scheduler.backups import BackupsRefused, BackupsUnavailable
+from scheduler import answers, backups
+from scheduler.answers import Refused, Unavailable
 from scheduler.settings import SettingsError
-from tests.scheduler.gateway import Gateway, problem
+from tests.scheduler.gateway import NOW, Gateway, a_backup, problem
 
 
 async def test_a_request_is_signed_with_what_it_says(gateway: Gateway, aws_env: dict[str, str]) -> None:
@@ -24,6 +25,32 @@ async def test_a_request_is_signed_with_what_it_says(gateway: Gateway, aws_env: 
     assert "SignedHeaders=content-type;host;idempotency-key;x-amz-date, " in post["authorization"]
     assert "SignedHeaders=host;x-amz-date, " in get["authorization"]
     assert post["content-type"] == "application/json"
+
+
+async def test_the_trace_is_carried_on_and_not_signed(gateway: Gateway, aws_env: dict[str, str]) -> None:
+    """What stands before the function may add to it."""
+    gateway.outcome = {"state": "running"}
+    gateway.listed = [a_backup("b-0", proven_at=NOW)]
+    carried = answers.TRACEPARENT.set(trace := f"00-{'1' * 32}-{'2' * 16}-01")
+    async with backups.connect(gateway.url) as api:
+        backup = await api.start("nightly", "key-1")
+        await asyncio.gather(api.show(backup.id), api.page(), api.page("b-1"), api.cancel(backup.id))
+        await api.prove("b-0")
+        await api.apply((await api.plan()).digest)
+    answers.TRACEPARENT.reset(carried)
+    assert len(gateway.calls) == 8
+    for call in gateway.calls:
+        assert call.headers["traceparent"] == trace
+        assert "traceparent" not in call.headers["authorization"]
+
+
+@pytest.mark.parametrize("status", [404, 409, 410])
+async def test_a_refusal_tells_its_status(gateway: Gateway, aws_env: dict[str, str], status: int) -> None:
+    gateway.instead.append(problem(status, "No."))
+    async with backups.connect(gateway.url) as api:
+        with pytest.raises(Refused) as told:
+            await api.prove("b-1")
+    assert told.value.status == status
 
 
 async def test_temporary_credentials_send_their_token(
@@ -52,7 +79,7 @@ async def test_retry_after_is_seconds_or_a_date_and_has_a_limit(
 ) -> None:
     gateway.instead.append(problem(429, "Slow down.", **{"Retry-After": header}))
     async with backups.connect(gateway.url) as api:
-        with pytest.raises(BackupsUnavailable) as told:
+        with pytest.raises(Unavailable) as told:
             await api.show("b-1")
     assert told.value.retry_after_seconds is not None
     assert low <= told.value.retry_after_seconds <= high
@@ -62,7 +89,7 @@ async def test_retry_after_is_seconds_or_a_date_and_has_a_limit(
 async def test_any_other_retry_after_is_none(gateway: Gateway, aws_env: dict[str, str], header: str) -> None:
     gateway.instead.append(problem(503, "Not now.", **{"Retry-After": header}))
     async with backups.connect(gateway.url) as api:
-        with pytest.raises(BackupsUnavailable) as told:
+        with pytest.raises(Unavailable) as told:
             await api.show("b-1")
     assert told.value.retry_after_seconds is None
 
@@ -70,28 +97,28 @@ async def test_any_other_retry_after_is_none(gateway: Gateway, aws_env: dict[str
 async def test_a_gateway_that_never_answers_is_given_up(
     gateway: Gateway, aws_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backups, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(answers, "ANSWER_SECONDS", 0.3)
     gateway.open.clear()
     async with backups.connect(gateway.url) as api:
-        with pytest.raises(BackupsUnavailable, match="does not answer"):
+        with pytest.raises(Unavailable, match="does not answer"):
             await api.start(None, "key-1")
 
 
 async def test_an_answer_that_cannot_be_read_is_none(gateway: Gateway, aws_env: dict[str, str]) -> None:
     gateway.instead.append(Response(b"not gzip", 202, {"Content-Encoding": "gzip"}))
     async with backups.connect(gateway.url) as api:
-        with pytest.raises(BackupsUnavailable, match="does not answer"):
+        with pytest.raises(Unavailable, match="does not answer"):
             await api.start(None, "key-1")
 
 
 def test_it_gives_up_before_the_gateway_does() -> None:
-    assert backups.ANSWER_SECONDS < 29
+    assert answers.ANSWER_SECONDS < 29
 
 
 async def test_what_is_said_is_fit_to_be_shown(gateway: Gateway, aws_env: dict[str, str]) -> None:
     gateway.instead.append(problem(400, "line\nline\x00\x1b[31m" + "x" * 5000))
     async with backups.connect(gateway.url) as api:
-        with pytest.raises(BackupsRefused) as told:
+        with pytest.raises(Refused) as told:
             await api.start(None, "key-1")
     assert str(told.value).isprintable()
     assert len(str(told.value)) < 600

@@ -37,7 +37,15 @@ def test_up_down_and_up_again(run: "Command", cluster: Cluster, empty: str) -> N
         f"schema scheduler migrated from {HEAD} to base\n",
         f"schema scheduler migrated from base to {HEAD}\n",
     ]
-    assert cluster.server.psql(empty, [TABLES]).split() == ["alembic_version", "runs", "schedules", "tokens"]
+    assert cluster.server.psql(empty, [TABLES]).split() == [
+        "alarms",
+        "alembic_version",
+        "runs",
+        "schedule_revisions",
+        "schedules",
+        "tokens",
+        "watch",
+    ]
 
 
 def test_down_takes_the_daily_backup_with_its_runs(run: "Command", cluster: Cluster, database: str) -> None:

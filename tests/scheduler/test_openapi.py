@@ -12,11 +12,28 @@ if TYPE_CHECKING:
 
 COMMITTED = Path(__file__).parents[1] / "contract" / "scheduler.openapi.json"
 SCOPES = {
-    "listSchedules": "schedules:read",
-    "getSchedule": "schedules:read",
-    "triggerSchedule": "schedules:write",
-    "listRuns": "runs:read",
+    "cancelRun": "runs:write",
+    "closeAlarm": "runs:write",
+    "createSchedule": "schedules:write",
+    "deleteSchedule": "schedules:write",
+    "editSchedule": "schedules:write",
+    "getAlarm": "runs:read",
+    "getLedger": "schedules:read",
     "getRun": "runs:read",
+    "getSchedule": "schedules:read",
+    "listAlarms": "runs:read",
+    "listRevisions": "schedules:read",
+    "listRuns": "runs:read",
+    "listSchedules": "schedules:read",
+    "pauseSchedule": "schedules:write",
+    "previewBackfill": "schedules:read",
+    "previewEdit": "schedules:read",
+    "previewNewSchedule": "schedules:read",
+    "previewSchedule": "schedules:read",
+    "resumeSchedule": "schedules:write",
+    "runAgain": "runs:write",
+    "startBackfill": "schedules:write",
+    "triggerSchedule": "schedules:write",
 }
 
 

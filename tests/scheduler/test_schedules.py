@@ -24,13 +24,29 @@ async def test_every_installation_backs_up_daily_at_two(ops: httpx.AsyncClient) 
     next_due_at = datetime.fromisoformat(schedule.pop("next_due_at"))
     assert (next_due_at.hour, next_due_at.minute, next_due_at.utcoffset()) == (2, 0, timedelta(0))
     assert timedelta(0) < next_due_at - datetime.now(UTC) <= timedelta(days=1)
-    assert datetime.now(UTC) - datetime.fromisoformat(schedule.pop("created_at")) < timedelta(hours=1)
+    for moment in ("created_at", "updated_at", "anchor_at"):
+        assert datetime.now(UTC) - datetime.fromisoformat(schedule.pop(moment)) < timedelta(hours=1)
     assert schedule == {
         "id": DAILY,
         "name": "daily-backup",
         "cron": "0 2 * * *",
+        "every_seconds": None,
+        "at": None,
         "timezone": "UTC",
+        "start_at": None,
+        "end_at": None,
         "target": {"kind": "backup"},
+        "overlap": "skip",
+        "catch_up": {"policy": "latest", "window_seconds": 86400, "max_runs": 1},
+        "jitter_seconds": 0,
+        "time_limit_seconds": 21600,
+        "too_long_seconds": None,
+        "retry": {"max_attempts": None, "min_seconds": 1, "max_seconds": 60},
+        "overdue_grace_seconds": 300,
+        "alarm_after_skips": 3,
+        "state": "active",
+        "paused": None,
+        "revision": 1,
     }
 
 

@@ -11,8 +11,10 @@ import pytest
 from deploy.local import valkey
 from deploy.local.process import Program
 from scheduler import backups, jobs, steps, worker
+from scheduler.outside import Outside
 from scheduler.runs import Step
 from scheduler.settings import WorkerSettings
+from scheduler.steps import Reach
 from tests.scheduler.chain import Chain, allow_connections, until
 from tests.servers import Cluster, free_port, private_directory, running
 
@@ -72,7 +74,7 @@ async def test_a_step_that_is_on_the_queue_many_times_is_done_once(chain: Chain)
     run_id = await chain.sql.fetchval("select id from scheduler.runs")
     for n in range(5):
         await chain.redis.enqueue_job("step", str(run_id), 1, _job_id=f"copy-{n}")
-    await jobs.enqueue(chain.redis, Step(run_id, 99))
+    await jobs.enqueue(chain.redis, [Step(run_id, 99)])
     async with chain.work():
         assert (await chain.ended(path))["state"] == "succeeded"
     assert len(chain.gateway.keys) == 1
@@ -136,7 +138,7 @@ async def test_a_run_whose_worker_died_is_taken_over(chain: Chain) -> None:
 async def test_a_run_ends_though_the_queue_stays_away(chain: Chain) -> None:
     never_asked, started = await chain.trigger(), await chain.trigger()
     async with backups.connect(chain.gateway.url) as api:
-        await steps.take(chain.engine, api, Step(UUID(started.rpartition("/")[2]), 1))
+        await steps.take(chain.engine, Reach(api, Outside(())), Step(UUID(started.rpartition("/")[2]), 1))
     await chain.sql.execute("update scheduler.runs set deadline_at = now() - interval '6 minutes'")
     async with chain.work(HOLDFAST_REDIS_URL="redis://127.0.0.1:9/0"):
         failed, succeeded = await chain.ended(never_asked), await chain.ended(started)

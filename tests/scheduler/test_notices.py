@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler import alarms, runs, worker
-from scheduler.alarms import Topic
+from scheduler import alarms, notices, worker
 from scheduler.models import Run
+from scheduler.notices import Notice, Topic
 from tests.scheduler.chain import DAILY, Chain, until
 from tests.scheduler.gateway import problem
 
@@ -88,11 +88,11 @@ class SlowTopic(Topic):
         self.chain = chain
         self.taken: list[str] = []
 
-    async def publish(self, alarm: alarms.Alarm) -> None:
-        self.taken.append(alarm.event["id"])
+    async def publish(self, notice: Notice) -> None:
+        self.taken.append(notice.event["id"])
         if len(self.taken) % 2:
             later = "update scheduler.runs set announce_at = announce_at - $1 * interval '1 second'"
-            await self.chain.sql.execute(later, alarms.PUBLISH_SECONDS)
+            await self.chain.sql.execute(later, notices.PUBLISH_SECONDS)
             await worker.announce(self.chain.engine, self)
 
 
@@ -110,13 +110,13 @@ async def test_two_workers_and_a_slow_topic_tell_everything_once(chain: Chain) -
 async def test_a_topic_that_never_answers_is_given_up_before_another_worker_tries(
     aws_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert timedelta(seconds=alarms.PUBLISH_SECONDS) < runs.ANNOUNCE_AGAIN
-    monkeypatch.setattr(alarms, "PUBLISH_SECONDS", 0.3)
+    assert timedelta(seconds=notices.PUBLISH_SECONDS) < alarms.TELL_AGAIN
+    monkeypatch.setattr(notices, "PUBLISH_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL_SNS", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        async with alarms.connect("arn:aws:sns:eu-central-1:000000000000:backups") as topic:
-            with pytest.raises(alarms.AlarmNotSent, match=r"no answer within 0\.3 s"):
-                await topic.publish(alarms.failed(run_that_failed(), "daily-backup"))
+        async with notices.connect("arn:aws:sns:eu-central-1:000000000000:backups") as topic:
+            with pytest.raises(notices.NoticeNotSent, match=r"no answer within 0\.3 s"):
+                await topic.publish(notices.failed(run_that_failed(), "daily-backup"))
 
 
 def assert_tells(message: dict[str, Any], run: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ def assert_tells(message: dict[str, Any], run: dict[str, Any]) -> None:
         "subject": run["id"],
         "time": run["ended_at"],
         "datacontenttype": "application/json",
-        "data": {"run": run},
+        "data": {"run": {name: value for name, value in run.items() if name != "events"}},
     }
     assert message["Subject"] == "Holdfast: backup FAILED: daily-backup"
     attributes = {name: value["Value"] for name, value in message["MessageAttributes"].items()}
@@ -146,7 +146,12 @@ def run_that_failed(reason: str = "The backup API refused: 403 Forbidden: Not yo
         trigger="schedule",
         due_at=at,
         target={"kind": "backup", "label": "daily-backup"},
+        jitter_seconds=0,
         state="failed",
+        held=False,
+        attempts=0,
+        crashes=0,
+        deadline_at=at,
         reason=reason,
         backup_id=None,
         created_at=at,
@@ -156,7 +161,7 @@ def run_that_failed(reason: str = "The backup API refused: 403 Forbidden: Not yo
 
 
 def test_the_mail_says_what_why_when_and_what_to_do() -> None:
-    assert alarms.failed(run_that_failed(), "daily-backup").text == (
+    assert notices.failed(run_that_failed(), "daily-backup").text == (
         """\
 The backup of schedule "daily-backup" FAILED. Do not count on a new backup from this run.
 
@@ -170,7 +175,7 @@ Run:       0198c9d2-0000-7000-8000-000000000001
 What to do next:
 1. Mend what "Why" says.
 2. Look at GET /backups of the backup API: the newest one that is proven is what you have.
-3. Run it again: POST /v1/schedules/00000000-0000-7000-8000-000000000001/trigger
+3. Run it again: POST /v1/runs/0198c9d2-0000-7000-8000-000000000001/again
    and see how it goes: GET /v1/runs
 """
     )
@@ -178,7 +183,7 @@ What to do next:
 
 @given(st.text())
 def test_every_subject_is_one_that_sns_takes(name: str) -> None:
-    subject = alarms.failed(run_that_failed(), name).subject
+    subject = notices.failed(run_that_failed(), name).subject
     assert subject.isascii()
     assert subject.isprintable()
     assert len(subject) < 100

@@ -1,0 +1,85 @@
+"""Backups as the backup API lists them: how old the last proven one is, and those that nobody follows.
+
+A backup that somebody else asked for gets a run of its own, which follows it to its end: one that is killed would be
+told to nobody.
+"""
+
+import logging
+from datetime import datetime, timedelta
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from scheduler import alarms, db, runs
+from scheduler.backups import Backup, Backups
+from scheduler.runs import New
+
+LOOK_EVERY = timedelta(minutes=5)
+# A run of ours may be waiting for the answer that names its backup.
+LET_BE = timedelta(minutes=2)
+
+_MINE = text("""
+    update scheduler.watch set looked_at = now() where looked_at < now() - cast(:every as interval)
+    returning now(), since
+""")
+_KNOWN = text("select backup_id from scheduler.runs where backup_id = any(:ids) and target->>'kind' = 'backup'")
+_PROVEN = text("""
+    update scheduler.watch set last_proven_id = :id, last_proven_at = :at
+    returning since, coalesce(last_proven_at, since) as proven_at, now() as now
+""")
+_LAST = text("select last_proven_id as id, last_proven_at as at from scheduler.watch")
+
+log = logging.getLogger(__name__)
+
+
+async def look(engine: AsyncEngine, backups: Backups, proven_within: timedelta) -> bool:
+    """Look, unless somebody did so lately. Raises AnswerError, and the alarm is due then, too."""
+    async with db.transaction(engine) as session:
+        mine = (await session.execute(_MINE, {"every": LOOK_EVERY})).one_or_none()
+    if mine is None:
+        return False
+    now, since = mine
+    listed: list[Backup] | None = None
+    try:
+        listed = (await backups.page()).items
+    finally:
+        async with db.transaction(engine) as session:
+            await _judge(session, listed, proven_within)
+            await _adopt(session, listed or [], now, since)
+    return True
+
+
+async def _judge(session: AsyncSession, listed: list[Backup] | None, proven_within: timedelta) -> None:
+    """What was proven stays so while it is not among those that are listed: they are the newest hundred."""
+    last = (await session.execute(_LAST)).one()
+    proven_id, proven_at = last
+    if listed is not None:
+        if proven_id in {each.id for each in listed}:
+            proven_id = proven_at = None
+        newest = max(
+            (each for each in listed if each.state == "proven"), key=lambda each: each.created_at, default=None
+        )
+        if newest:
+            proven_id, proven_at = newest.id, newest.created_at
+    found = (await session.execute(_PROVEN, {"id": proven_id, "at": proven_at})).one()
+    if found.now - found.proven_at <= proven_within:
+        await alarms.close(session, "stale", "backups", f"Backup {proven_id} is proven.")
+        return
+    said = f"The newest backup that is proven is of {_readable(proven_at)}" if proven_at else "No backup is proven"
+    limit = f"{proven_within / timedelta(hours=1):g} hours"
+    await alarms.raise_(session, "stale", "backups", f"{said}: there is to be one within {limit}.")
+
+
+async def _adopt(session: AsyncSession, listed: list[Backup], now: datetime, since: datetime) -> None:
+    """Those that are being made, and those that ended without a word."""
+    alone = [each for each in listed if since < each.created_at < now - LET_BE and not each.announced]
+    known = set(await session.scalars(_KNOWN, {"ids": [each.id for each in alone]}))
+    found = [each for each in alone if each.id not in known]
+    target = {"kind": "backup", "adopted": True}
+    await runs.make(session, [New("adopted", each.created_at, None, target, backup_id=each.id) for each in found])
+    if found:
+        log.info("adopted: %s", ", ".join(each.id for each in found))
+
+
+def _readable(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
