@@ -20,6 +20,9 @@ EventType = Literal[
     "backup.changed",  # much of it is other than in the last proven one
     "restore.completed",
     "restore.failed",
+    "backup.overdue",  # these are the scheduler's
+    "backup.recovered",
+    "run.failed",
 ]
 TRIAL = "test"  # the type of a message that is sent to try whether mails arrive: every filter lets it through
 # Control characters would let a label forge lines of the mail that it is shown in.

@@ -43,19 +43,15 @@ def clock_changes(times: Timing, now: datetime) -> list[str]:
     """A sentence on each of the next changes of the zone's clocks. Intervals and single times go by no clock."""
     if times.cron is None:
         return []
-    told: list[str] = []
-    for change in timing.changes(times.timezone, now):
-        over = times.end_at and change.at >= times.end_at
-        if over or change.at > now + LOOK_AHEAD or len(told) == MAX_CHANGES:
-            break
-        told.append(_sentence(times, times.cron, change))
-    return told
+    until = min(now + LOOK_AHEAD, times.end_at or datetime.max.replace(tzinfo=UTC))
+    found = timing.changes(times.timezone, now, until)[:MAX_CHANGES]
+    return [_sentence(times.cron, times.timezone, change) for change in found]
 
 
-def _sentence(times: Timing, cron: str, change: Change) -> str:
+def _sentence(cron: str, timezone: str, change: Change) -> str:
     first, last = sorted((change.old_wall, change.new_wall))
     shift, lost = _length(last - first), f"{first:%H:%M} to {last:%H:%M}"
-    on = f"On {first.day} {first:%B %Y} clocks in {times.timezone}"
+    on = f"On {first.day} {first:%B %Y} clocks in {timezone}"
     walls = list(timing.matches(cron, first - timedelta(microseconds=1), last))
     which = _listed(walls)
     if change.forward:

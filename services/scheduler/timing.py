@@ -145,11 +145,11 @@ def matches(cron: str, after: datetime, before: datetime) -> Iterator[datetime]:
         yield wall
 
 
-def changes(timezone: str, after: datetime) -> Iterator[Change]:
-    """Changes of the zone's clocks later than `after`, a year's worth of looking at a time; without an end."""
-    found = _changes_from(timezone, after)
-    next(found)
-    return (change for change in found if change.before != change.after)
+def changes(timezone: str, after: datetime, until: datetime) -> list[Change]:
+    """Of the zone's clocks, in (after, until]."""
+    years = range(after.year, until.year + 1)
+    found = (change for year in years for change in _changes_of_year(timezone, year))
+    return [change for change in found if change.before != change.after and after < change.at <= until]
 
 
 def _changes_from(timezone: str, moment: datetime) -> Iterator[Change]:

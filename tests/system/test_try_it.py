@@ -8,12 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from backup_lambda.retention import Policy
 from backup_lambda.settings import WorkerSettings
 from deploy.local.settings import PREFIX, ROOT, Settings
 from notes_api.settings import Settings as NotesSettings
+from scheduler.settings import WorkerSettings as SchedulerSettings
 from tests.system.stack import Stack
 
 README = (ROOT / "README.md").read_text()
@@ -46,6 +47,8 @@ def test_try_it_and_getting_it_back_walk_through_the_whole_chain(
             *commands(section("Getting it back")),
             "echo; echo 'THE NOTES API'\n",
             *commands(section("The notes API")),
+            "echo; echo 'SCHEDULES'\n",
+            *commands(section("Schedules")),
         ]
     )
     script = script.replace(". .local/env", f". {stack.home}/env").replace("make cli", f"make -C {ROOT} cli")
@@ -60,10 +63,12 @@ def test_try_it_and_getting_it_back_walk_through_the_whole_chain(
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     said, rest = done.stdout.split("GETTING IT BACK")
-    back, notes = rest.split("THE NOTES API\n")
+    back, rest = rest.split("THE NOTES API\n")
+    notes, scheduled = rest.split("SCHEDULES\n")
     assert "Groceries" in said
     assert_all_of_it_is_back(back, done.stderr)
     assert_the_notes_api_does_what_it_shows(notes)
+    assert_schedules_do_what_they_show(scheduled)
     assert re.search(r'"state": ?"succeeded"', said)
     assert "\n403\n" in said, "the unsigned call"
     assert re.search(r'^\{"id":"[0-9a-f-]{36}",.*"title":"Groceries"', said, re.MULTILINE), "by zcat"
@@ -100,13 +105,26 @@ def assert_the_notes_api_does_what_it_shows(said: str) -> None:
     assert beans == "beans"
 
 
-def test_the_table_of_the_notes_apis_settings_is_whole() -> None:
-    table = re.findall(r"^\| `(HOLDFAST_\w+)` \| (\S*) ?\|", section("The notes API"), re.MULTILINE)
+def assert_schedules_do_what_they_show(said: str) -> None:
+    new, edit, edited, paused, resumed, *_, ledger, backfill, alarms = filter(None, said.splitlines())
+    assert json.loads(new)["due"][0]["local"][11:16] == "02:30"
+    assert {each["local"][11:16] for each in json.loads(edit)["appear"]} == {"03:30"}
+    assert [json.loads(each)["revision"] for each in (edited, paused, resumed)] == [2, 3, 4]
+    assert json.loads(paused)["paused"]["note"] == "moving house"
+    assert re.search(r'"state":"succeeded"', said), "the proof"
+    assert json.loads(ledger)["complete"] is True
+    assert json.loads(backfill) == {"count": 0, "due": []}
+    assert "items" in json.loads(alarms)
+
+
+@pytest.mark.parametrize(("title", "settings"), [("The notes API", NotesSettings), ("Schedules", SchedulerSettings)])
+def test_the_table_of_a_services_settings_is_whole(title: str, settings: type[BaseModel]) -> None:
+    table = re.findall(r"^\| `(HOLDFAST_\w+)` \| (\S*) ?\|", section(title), re.MULTILINE)
 
     def shown(value: object) -> str:
-        return str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        return str((value.get_secret_value() if isinstance(value, SecretStr) else value) or "")
 
-    fields = NotesSettings.model_fields
+    fields = settings.model_fields
     assert [(name, default.strip("|")) for name, default in table] == [
         (f"{PREFIX}{name.upper()}", "" if each.is_required() else shown(each.default)) for name, each in fields.items()
     ]
