@@ -7,16 +7,17 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from scheduler import db, health, migrate, problems
-from scheduler.edge import RequestId
-from scheduler.outside import Outside
+from scheduler import contract, db, health, migrate, outside, problems
+from scheduler.edge import BodyLimit, RequestId
 from scheduler.routes import runs, schedules
 from scheduler.settings import Settings
+
+MAX_BODY_BYTES = 64 * 1024
 
 
 class SchedulerApi(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        return problems.document(super().openapi())
+        return contract.document(super().openapi())
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -30,19 +31,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await engine.dispose()
 
     app = SchedulerApi(
-        title="Holdfast scheduler",
-        version="1",
-        description="What is backed up when, and how it went. Every error is `application/problem+json`.",
+        **contract.ABOUT,
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would name a host that the client may not reach
         redoc_url=None,
     )
     app.state.engine = engine
-    app.state.outside = Outside(settings.http_targets)
+    app.state.outside = outside.connect(settings.http_targets)
     app.state.revisions = migrate.revisions()
     app.include_router(schedules.router)
     app.include_router(runs.router)
     app.include_router(health.router)
     problems.handle(app)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestId)
     return app

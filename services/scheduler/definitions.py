@@ -1,6 +1,7 @@
 """What a schedule is told to do: its definition, as people write it and as its revisions keep it."""
 
 import json
+import re
 import unicodedata
 from datetime import UTC, datetime
 from functools import cache
@@ -12,6 +13,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -25,6 +27,7 @@ from scheduler.timing import Timing
 
 MAX_BODY_BYTES = 16 * 1024
 _FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d", re.ASCII)
 _NOT_ZONES = {"Factory", "localtime", "posixrules", "leapseconds", "tzdata.zi"}
 
 
@@ -70,11 +73,21 @@ def _small(body: JsonValue) -> JsonValue:
     return body
 
 
+def _text_of_a_moment(value: object) -> object:
+    """RFC 3339, and not a number of seconds, which nobody means."""
+    if isinstance(value, datetime) or (isinstance(value, str) and _RFC3339.match(value)):
+        return value
+    raise PydanticCustomError("moment", "Give a time with its offset, as `2026-11-22T02:00:00Z`")
+
+
 def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("moment", "The time is too far away") from None
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_text_of_a_moment), AfterValidator(_utc)]
 Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain)]
 # As the backup API has them.
 TableName = Annotated[str, Field(min_length=1, max_length=127, pattern=r"^[^\x00]*$")]

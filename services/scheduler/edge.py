@@ -5,6 +5,7 @@ import re
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scheduler import problems
@@ -47,3 +48,28 @@ class RequestId:
             await problems.response(SchedulerError("It has been logged under this request id."), request_id)(
                 scope, receive, send_with_id
             )
+
+
+class BodyLimit:
+    """Ends the reading of a body at `max_bytes`, with a 413, however it is framed."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        received = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes or (announced.isdecimal() and int(announced) > self.max_bytes):
+                raise HTTPException(413, f"A body may have {self.max_bytes} bytes.")
+            return message
+
+        await self.app(scope, receive_within_limit, send)

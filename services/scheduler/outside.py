@@ -18,6 +18,7 @@ import httpx
 from scheduler import answers
 from scheduler.answers import CONNECT_SECONDS, Refused, Unavailable, traced
 from scheduler.runs import Claim, Ended, Waiting
+from scheduler.settings import SettingsError
 
 MAX_ANSWER_BYTES = 64 * 1024  # read, so that who answers is not cut short, and not looked at
 _UNICAST = IPv6Network("2000::/3")  # all that is public; the rest of it leads to IPv4, or nowhere
@@ -29,6 +30,14 @@ async def resolve(host: str, port: int) -> list[str]:
     """Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def connect(allowed: Sequence[str]) -> "Outside":
+    """Raises SettingsError."""
+    try:
+        return Outside(allowed)
+    except ValueError as error:
+        raise SettingsError(f"HOLDFAST_HTTP_TARGETS: {error}") from None
 
 
 class Outside:

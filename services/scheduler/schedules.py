@@ -141,7 +141,7 @@ async def resume_those_due(session: AsyncSession) -> int:
     """Whose pause has ended, and from when it did; how many."""
     found = list(await session.scalars(select(Schedule).from_statement(_TO_RESUME)))
     for schedule in found:
-        await resume(session, schedule, None, schedule.paused_until)
+        await resume(session, schedule, None, max(schedule.paused_until or schedule.updated_at, schedule.updated_at))
     return len(found)
 
 

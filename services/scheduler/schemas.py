@@ -380,6 +380,7 @@ class InvalidPart(BaseModel):
 
     pointer: str | None = None
     parameter: str | None = None
+    header: str | None = None
     code: str
     detail: str
 

@@ -30,6 +30,7 @@ from scheduler import (
     jobs,
     ledger,
     notices,
+    outside,
     ping,
     pruning,
     runs,
@@ -40,7 +41,6 @@ from scheduler import (
 from scheduler.answers import AnswerError
 from scheduler.errors import DatabaseUnavailable
 from scheduler.notices import NoticeNotSent, Topic
-from scheduler.outside import Outside
 from scheduler.settings import WorkerSettings
 from scheduler.steps import Reach
 
@@ -59,7 +59,7 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event, pace: float = 1.0
         redis = jobs.connect(settings.redis_url.get_secret_value())
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         client = await stack.enter_async_context(backups.connect(settings.backups_url))
-        reach = Reach(client, Outside(settings.http_targets))
+        reach = Reach(client, outside.connect(settings.http_targets))
         topic = await stack.enter_async_context(notices.connect(settings.topic_arn))
         switch = await stack.enter_async_context(ping.connect(settings.ping_url))
         async with asyncio.TaskGroup() as group:

@@ -57,7 +57,7 @@ def tool(*command: str | Path, where: Path, **env: str) -> None:
     assert done.returncode == 0, done.stdout[-30_000:] + done.stderr[-4000:]
 
 
-def fuzz(url: str, where: Path, *options: str) -> None:
+def fuzz(url: str, where: Path, *options: str, document: Path = DOCUMENT) -> None:
     """All checks and phases, which is the default: `--checks` would go before what CONFIG says of an operation."""
     # With a seed, since what has failed once in CI should fail again: its cases are the same, but for ids and times.
     bounds = ("--max-examples", str(EXAMPLES), "--seed", "1", "--generation-database", "none", "--no-color")
@@ -66,7 +66,7 @@ def fuzz(url: str, where: Path, *options: str) -> None:
         "--config-file",
         CONFIG,
         "run",
-        DOCUMENT,
+        document,
         "--url",
         url,
         *bounds,

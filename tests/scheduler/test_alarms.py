@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from scheduler import alarms, db, due, runs, worker
+from scheduler import alarms, db, due, runs, steps, worker
 from scheduler.answers import Unavailable
 from scheduler.notices import Notice, NoticeNotSent, Topic
 from scheduler.runs import Ended, Waiting
@@ -220,6 +220,11 @@ async def test_it_becomes_too_old_while_the_backup_api_is_away(
     assert await open_alarms(sql) == ["stale"]
 
 
+async def adopted(sql: asyncpg.Connection) -> tuple[str, str]:
+    (found,) = await sql.fetch("select state, reason from scheduler.runs where trigger = 'adopted'")
+    return tuple(found)
+
+
 async def test_a_backup_that_nobody_follows_is_adopted_once_and_its_end_is_told(
     engine: AsyncEngine, sql: asyncpg.Connection, reach: Reach, gateway: Gateway, make: Make
 ) -> None:
@@ -235,10 +240,9 @@ async def test_a_backup_that_nobody_follows_is_adopted_once_and_its_end_is_told(
 
     gateway.listed = [running | {"state": "failed", "reason": "it was killed", "ended_at": "2026-11-22T02:05:00Z"}]
     async with db.transaction(engine) as session:
-        steps = [step for step, _ in await runs.awake(session)]
-    await worker.steps.take(engine, reach, next(step for step in steps if step.run_id == rows[0]["id"]))
-    state, reason = await sql.fetchrow("select state, reason from scheduler.runs where trigger = 'adopted'")
-    assert (state, reason) == ("failed", "The backup failed: it was killed")
+        awake = [step for step, _ in await runs.awake(session)]
+    await steps.take(engine, reach, next(step for step in awake if step.run_id == rows[0]["id"]))
+    assert await adopted(sql) == ("failed", "The backup failed: it was killed")
     assert ("backup.failed", "Holdfast: backup FAILED: none; somebody else asked for it") in await tell_all(
         engine, topic
     )
@@ -253,5 +257,4 @@ async def test_one_that_turns_out_to_be_ours_is_let_go(
     gateway.listed = [a_backup("20261122T020000Z-0000000b", "running")]
     await looked(engine, sql, reach)
     await ending(run.id, Waiting(1, "20261122T020000Z-0000000b", accepted=True))
-    state, reason = await sql.fetchrow("select state, reason from scheduler.runs where trigger = 'adopted'")
-    assert (state, reason) == ("cancelled", f"It is the backup of run {run.id}.")
+    assert await adopted(sql) == ("cancelled", f"It is the backup of run {run.id}.")

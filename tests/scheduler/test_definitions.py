@@ -26,6 +26,8 @@ HTTP = {"kind": "http", "url": "https://hooks.example.com/nightly"}
         ({"cron": None, "every_seconds": 59}, "#/every_seconds", "greater than or equal to 60"),
         ({"cron": None, "at": "2020-01-01T00:00:00Z"}, "#/at", "It lies in the past"),
         ({"cron": None, "at": "2030-01-01T00:00:00"}, "#/at", "timezone"),
+        ({"cron": None, "at": 1900000000}, "#/at", "as `2026-11-22T02:00:00Z`"),
+        ({"cron": None, "at": "0001-01-01T00:00:00+10:00"}, "#/at", "too far away"),
         ({"timezone": "Mars/Olympus"}, "#/timezone", "no zone of the IANA database"),
         ({"timezone": "/etc/passwd"}, "#/timezone", "no zone of the IANA database"),
         ({"timezone": "localtime"}, "#/timezone", "no zone of the IANA database"),
@@ -97,3 +99,8 @@ async def test_what_is_no_json_object_is_refused(ops: httpx.AsyncClient, body: b
 async def test_another_media_type_is_refused(ops: httpx.AsyncClient) -> None:
     response = await ops.post("/v1/schedules", data=GOOD)
     assert (response.status_code, response.json()["type"]) == (415, "/problems/unsupported-media-type")
+
+
+async def test_a_body_that_is_too_large_is_refused(ops: httpx.AsyncClient) -> None:
+    response = await ops.post("/v1/schedules", json=GOOD | {"name": "x" * 70_000})
+    assert (response.status_code, response.json()["type"]) == (413, "/problems/body-too-large")

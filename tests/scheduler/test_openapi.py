@@ -66,6 +66,10 @@ def test_every_error_is_a_problem(document: dict[str, Any]) -> None:
         errors = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
         assert {"400", "401", "403", "422", "500", "503"} <= errors.keys()
         for answer in errors.values():
-            schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
-            assert answer["content"] == {"application/problem+json": schema}
+            [(media_type, content)] = answer["content"].items()
+            assert (media_type, content["schema"]) == (
+                "application/problem+json",
+                {"$ref": "#/components/schemas/Problem"},
+            )
+            assert content["examples"]
             assert answer["description"]

@@ -20,15 +20,17 @@ async def test_it_is_called_after_ticks_and_once_a_minute(monkeypatch: pytest.Mo
         called.append(request.url.path)
         return Response()
 
-    async with listening(Starlette(routes=[Route("/s3cret", answer)])) as (host, port):
-        async with ping.connect(SecretStr(f"http://{host}:{port}/s3cret")) as switch:
-            for _ in range(3):
-                await switch.ping()
-            assert called == ["/s3cret"]
-            monkeypatch.setattr(ping, "EVERY_SECONDS", 0.0)
-            switch._next = 0.0
+    async with (
+        listening(Starlette(routes=[Route("/s3cret", answer)])) as (host, port),
+        ping.connect(SecretStr(f"http://{host}:{port}/s3cret")) as switch,
+    ):
+        for _ in range(3):
             await switch.ping()
-            await switch.ping()
+        assert called == ["/s3cret"]
+        monkeypatch.setattr(ping, "EVERY_SECONDS", 0.0)
+        switch._next = 0.0
+        await switch.ping()
+        await switch.ping()
     assert len(called) == 3
 
 

@@ -64,7 +64,7 @@ def test_an_edit_is_compared_as_far_as_both_sides_are_known() -> None:
 
 async def test_a_schedule_shows_its_next_due_times_locally_and_in_utc(ops: httpx.AsyncClient) -> None:
     wanted = {"name": "x", "cron": "30 2 * * *", "timezone": "Asia/Kathmandu", "target": {"kind": "backup"}}
-    before = (await ops.post("/v1/schedules/preview", params={"count": 3}, json=wanted)).json()
+    before = (await ops.post("/v1/schedules:preview", params={"count": 3}, json=wanted)).json()
     made = (await ops.post("/v1/schedules", json=wanted)).json()
     after = (await ops.get(f"/v1/schedules/{made['id']}/preview", params={"count": 3})).json()
     assert before == after

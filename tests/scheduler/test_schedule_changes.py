@@ -13,7 +13,8 @@ from scheduler import db, due, runs, worker
 from tests.scheduler.chain import DAILY
 
 HOOK = {"kind": "proof"}
-HOURLY = {"name": "hourly", "cron": "0 * * * *", "target": HOOK}
+# Half an hour from now, so that nothing is due while a test runs.
+HOURLY = {"name": "hourly", "cron": f"{(datetime.now(UTC).minute + 30) % 60} * * * *", "target": HOOK}
 Make = Callable[..., Awaitable[dict[str, Any]]]
 
 
@@ -39,7 +40,9 @@ async def back_date(sql: asyncpg.Connection, schedule_id: str, hours: float) -> 
     """As if the schedule had been made and last looked at so many hours earlier."""
     await sql.execute(
         """
-        update scheduler.schedules set next_due_at = date_trunc('hour', now()) - ($2 - 1) * interval '1 hour',
+        update scheduler.schedules set next_due_at = (
+                select min(next_due_at) from scheduler.schedules where name = 'hourly'
+            ) - $2 * interval '1 hour',
             created_at = now() - $2 * interval '1 hour', accounted_from = now() - $2 * interval '1 hour',
             audited_until = now() - $2 * interval '1 hour'
         where id = $1
@@ -150,12 +153,14 @@ async def test_a_pause_may_end_by_itself_and_nothing_after_it_is_lost(
     path = f"/v1/schedules/{made['id']}"
     until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     assert (await ops.post(f"{path}/pause", json={"until": until})).json()["paused"]["until"]
+    past = await ops.post(f"{path}/pause", json={"until": "2026-01-01T00:00:00Z"})
+    assert (past.status_code, past.json()["errors"][0]["pointer"]) == (422, "#/until")
     await worker.look(engine)
     assert (await ops.get(path)).json()["state"] == "paused"
     await back_date(sql, made["id"], 5)
     await sql.execute(
-        "update scheduler.schedules set next_due_at = null, paused_until = now() - interval '3 hours'"
-        " where paused_at is not null"
+        "update scheduler.schedules set next_due_at = null, paused_until = now() - interval '3 hours',"
+        " updated_at = now() - interval '5 hours' where paused_at is not null"
     )
     await sql.execute(
         "update scheduler.schedule_revisions set until = since + interval '1 minute' where change = 'created';"
@@ -391,5 +396,6 @@ async def test_a_long_outage_of_a_minutely_schedule_comes_in_parts(
     counted = await sql.fetchrow(
         "select count(*), count(distinct due_at), max(due_at) - min(due_at) from scheduler.runs"
     )
+    assert counted
     assert counted[0] == counted[1] == counted[2] // timedelta(minutes=1) + 1
     assert await sql.fetchval("select count(*) from scheduler.runs where state = 'queued'") >= 1

@@ -125,6 +125,7 @@ async def test_it_starts_before_everything_that_it_needs(chain: Chain, start: St
     [
         ({"HOLDFAST_TOPIC_ARN": "backups"}, "HOLDFAST_TOPIC_ARN"),
         ({"HOLDFAST_PORT": "8080"}, "unknown setting HOLDFAST_PORT"),
+        ({"HOLDFAST_HTTP_TARGETS": "ftp://files.example.com/"}, "HOLDFAST_HTTP_TARGETS"),
         ({"AWS_DEFAULT_REGION": ""}, "AWS_DEFAULT_REGION"),
     ],
 )

@@ -29,6 +29,7 @@ from scheduler.errors import (
 )
 from scheduler.models import Schedule
 from scheduler.outside import Outside
+from scheduler.schemas import PauseIn
 
 ALWAYS = (
     MalformedRequest,
@@ -77,10 +78,11 @@ class Route(APIRoute):
         async def strictly(request: Request) -> Response:
             if not self.body_field:
                 return await handle(request)
-            given = request.headers.get("content-type", "")
-            if (given or await request.body()) and given.partition(";")[0].strip().lower() != media_type:
+            given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            strict = _StrictRequest(request.scope, request.receive)
+            if given != media_type and (given or await strict.body()):
                 raise UnsupportedMediaType(f"Send `Content-Type: {media_type}`.")
-            return await handle(_StrictRequest(request.scope, request.receive))
+            return await handle(strict)
 
         return strictly
 
@@ -130,13 +132,21 @@ def fitting(request: Request, wanted: ScheduleIn) -> ScheduleIn:
         try:
             outside.check(wanted.target.url)
         except ValueError as error:
-            raise _invalid("url_refused", str(error), "target", "url") from None
+            raise _invalid(wanted, "url_refused", str(error), "target", "url") from None
     where = "cron" if wanted.cron else "at" if wanted.at else "end_at"
     try:
         wanted.ever_due(datetime.now(UTC))
     except NeverDue:
         why = "It lies in the past" if where == "at" else "It would never be due: there is no such time to come"
-        raise _invalid("never_due", why, where) from None
+        raise _invalid(wanted, "never_due", why, where) from None
+    return wanted
+
+
+def to_come(wanted: PauseIn) -> PauseIn:
+    """Raises RequestValidationError when it is over already."""
+    if wanted.until and wanted.until <= datetime.now(UTC):
+        wrong = {"type": "past", "loc": ("body", "until"), "msg": "It lies in the past", "input": None}
+        raise RequestValidationError([wrong], body=wanted.model_dump())
     return wanted
 
 
@@ -146,8 +156,10 @@ def edited(change: ScheduleEdit, of: ScheduleIn) -> ScheduleIn:
         return change.on(of)
     except ValidationError as error:
         wrong = error.errors(include_url=False)
-        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in wrong]) from None
+        found = [{**each, "loc": ("body", *each["loc"])} for each in wrong]
+        raise RequestValidationError(found, body=of.model_dump() | change.model_dump(exclude_unset=True)) from None
 
 
-def _invalid(kind: str, said: str, *path: str) -> RequestValidationError:
-    return RequestValidationError([{"type": kind, "loc": ("body", *path), "msg": said.rstrip("."), "input": None}])
+def _invalid(wanted: ScheduleIn, kind: str, said: str, *path: str) -> RequestValidationError:
+    wrong = {"type": kind, "loc": ("body", *path), "msg": said.rstrip("."), "input": None}
+    return RequestValidationError([wrong], body=wanted.model_dump())

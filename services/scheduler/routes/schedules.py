@@ -35,6 +35,7 @@ from scheduler.routes.parts import (
     fitting,
     optional_revision,
     revision,
+    to_come,
 )
 from scheduler.schemas import (
     BackfillIn,
@@ -60,7 +61,7 @@ from scheduler.timing import Timing
 from scheduler.tokens import SCHEDULES_READ, SCHEDULES_WRITE
 
 router = APIRouter(
-    prefix="/v1/schedules",
+    prefix="/v1",
     tags=["schedules"],
     route_class=Route,
     dependencies=[Depends(refusals.repeated_parameters)],
@@ -72,7 +73,7 @@ Wanted = Annotated[ScheduleIn, Body(examples=[ScheduleIn.example()])]
 Edit = Annotated[ScheduleEdit, Body(media_type=MERGE_PATCH, examples=[{"cron": "15 3 * * *"}])]
 
 
-@router.get("", operation_id="listSchedules", dependencies=[READ], responses=documented(*ALWAYS))
+@router.get("/schedules", operation_id="listSchedules", dependencies=[READ], responses=documented(*ALWAYS))
 async def list_schedules(session: Session, query: Annotated[SchedulesQuery, Query()]) -> SchedulePage:
     """List schedules, oldest first."""
     found, more = await schedules.page(session, query.cursor, query.limit, query.name)
@@ -80,7 +81,7 @@ async def list_schedules(session: Session, query: Annotated[SchedulesQuery, Quer
 
 
 @router.post(
-    "",
+    "/schedules",
     operation_id="createSchedule",
     status_code=201,
     dependencies=[WRITE],
@@ -96,7 +97,7 @@ async def create(
 
 
 @router.post(
-    "/preview",
+    "/schedules:preview",
     operation_id="previewNewSchedule",
     dependencies=[READ],
     responses=documented(*WITH_BODY),
@@ -108,7 +109,7 @@ async def preview_new(wanted: Wanted, request: Request, query: Annotated[CountQu
 
 
 @router.get(
-    "/{schedule_id}",
+    "/schedules/{schedule_id}",
     operation_id="getSchedule",
     dependencies=[READ],
     responses={200: {"headers": ETAG}, **documented(*ALWAYS, ScheduleNotFound)},
@@ -121,7 +122,7 @@ async def show(schedule_id: UUID, session: Session, response: Response, _: NoPar
 
 
 @router.patch(
-    "/{schedule_id}",
+    "/schedules/{schedule_id}",
     operation_id="editSchedule",
     dependencies=[WRITE],
     responses={
@@ -148,7 +149,7 @@ async def edit(
 
 
 @router.delete(
-    "/{schedule_id}",
+    "/schedules/{schedule_id}",
     operation_id="deleteSchedule",
     status_code=204,
     dependencies=[WRITE],
@@ -162,7 +163,7 @@ async def delete(
 
 
 @router.get(
-    "/{schedule_id}/preview",
+    "/schedules/{schedule_id}/preview",
     operation_id="previewSchedule",
     dependencies=[READ],
     responses=documented(*ALWAYS, ScheduleNotFound),
@@ -174,7 +175,7 @@ async def preview_due(schedule_id: UUID, session: Session, query: Annotated[Coun
 
 
 @router.post(
-    "/{schedule_id}/preview",
+    "/schedules/{schedule_id}/preview",
     operation_id="previewEdit",
     dependencies=[READ],
     responses=documented(*WITH_BODY, ScheduleNotFound),
@@ -196,7 +197,7 @@ async def preview_edit(
 
 
 @router.post(
-    "/{schedule_id}/pause",
+    "/schedules/{schedule_id}/pause",
     operation_id="pauseSchedule",
     dependencies=[WRITE],
     responses={200: {"headers": ETAG}, **documented(*WITH_BODY, *TO_CHANGE)},
@@ -212,14 +213,14 @@ async def pause(
 ) -> ScheduleOut:
     """Pause a schedule: nothing is due until it is resumed. Runs that have been made go on."""
     schedule = await schedules.locked(session, schedule_id, optional_revision(if_match))
-    wanted = wanted or PauseIn()
+    wanted = to_come(wanted or PauseIn())
     paused = await schedules.pause(session, schedule, wanted.note, wanted.until, caller)
     response.headers.update(etag(paused))
     return ScheduleOut.of(paused)
 
 
 @router.post(
-    "/{schedule_id}/resume",
+    "/schedules/{schedule_id}/resume",
     operation_id="resumeSchedule",
     dependencies=[WRITE, Depends(refusals.body)],
     responses={200: {"headers": ETAG}, **documented(*ALWAYS, *TO_CHANGE, NotPaused)},
@@ -235,7 +236,7 @@ async def resume(
 
 
 @router.post(
-    "/{schedule_id}/trigger",
+    "/schedules/{schedule_id}/trigger",
     operation_id="triggerSchedule",
     status_code=201,
     dependencies=[WRITE, Depends(refusals.body)],
@@ -251,7 +252,7 @@ async def trigger(
 
 
 @router.post(
-    "/{schedule_id}/backfills/preview",
+    "/schedules/{schedule_id}/backfills/preview",
     operation_id="previewBackfill",
     dependencies=[READ],
     responses=documented(*WITH_BODY, ScheduleNotFound, BackfillRefused),
@@ -266,7 +267,7 @@ async def preview_backfill(
 
 
 @router.post(
-    "/{schedule_id}/backfills",
+    "/schedules/{schedule_id}/backfills",
     operation_id="startBackfill",
     status_code=202,
     dependencies=[WRITE],
@@ -280,7 +281,7 @@ async def start_backfill(schedule_id: UUID, wanted: BackfillIn, session: Session
 
 
 @router.get(
-    "/{schedule_id}/ledger",
+    "/schedules/{schedule_id}/ledger",
     operation_id="getLedger",
     dependencies=[READ],
     responses=documented(*ALWAYS, ScheduleNotFound),
@@ -295,7 +296,7 @@ async def show_ledger(schedule_id: UUID, session: Session, query: Annotated[Ledg
 
 
 @router.get(
-    "/{schedule_id}/revisions",
+    "/schedules/{schedule_id}/revisions",
     operation_id="listRevisions",
     dependencies=[READ],
     responses=documented(*ALWAYS, ScheduleNotFound),
