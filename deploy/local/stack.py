@@ -29,11 +29,6 @@ TOKENS = {
     "scheduler": ("schedules:read", "schedules:write", "runs:read", "runs:write"),
 }
 
-SCHEDULER_API = (
-    *("uvicorn", "scheduler.app:create_app", "--factory"),
-    *("--no-access-log", "--timeout-graceful-shutdown", "10"),
-)
-
 
 class Stack:
     """A stack on one home folder. `say` gets a line for each step."""
@@ -188,7 +183,7 @@ class Stack:
         }
         return [
             self._api("notes_api", ("notes_api.serve",), self._settings.notes_api_port, notes_api),
-            self._api("scheduler", SCHEDULER_API, self._settings.scheduler_port, scheduler),
+            self._api("scheduler", ("scheduler.serve",), self._settings.scheduler_port, scheduler),
             Program(
                 name="scheduler_worker",
                 command=[str(_python("scheduler")), "-m", "scheduler.worker"],

@@ -1,4 +1,4 @@
-"""The composition root of the API: `uvicorn scheduler.app:create_app --factory`."""
+"""The composition root of the API: `python -m scheduler.serve`."""
 
 import os
 from collections.abc import AsyncIterator
@@ -7,10 +7,12 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from scheduler import contract, db, health, migrate, outside, problems
-from scheduler.edge import BodyLimit, RequestId
+from scheduler import contract, db, health, logs, metrics, migrate, outside, problems
+from scheduler.edge import BodyLimit, Edge
+from scheduler.metrics import ApiMetrics
 from scheduler.routes import runs, schedules
 from scheduler.settings import Settings
+from scheduler.traces import Traces
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -21,13 +23,20 @@ class SchedulerApi(FastAPI):
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Without settings, those of the environment. Nothing is connected before the first request."""
-    settings = settings or Settings.from_env(os.environ)
+    """Without settings the process is ours: those of the environment, and logs to standard output.
+
+    Nothing is connected before the first request.
+    """
+    if settings is None:
+        logs.to_stdout()
+        settings = Settings.from_env(os.environ)
+    traces = Traces(settings.otlp_endpoint)
     engine = db.create_engine(settings, application_name="scheduler.api")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with traces.kept():
+            yield
         await engine.dispose()
 
     app = SchedulerApi(
@@ -35,14 +44,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would name a host that the client may not reach
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # see `traces`
     )
+    app.state.metrics = ApiMetrics()
     app.state.engine = engine
     app.state.outside = outside.connect(settings.http_targets)
     app.state.revisions = migrate.revisions()
     app.include_router(schedules.router)
     app.include_router(runs.router)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     problems.handle(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(RequestId)
+    app.add_middleware(Edge, metrics=app.state.metrics, traces=traces)  # the last added is the outermost
     return app

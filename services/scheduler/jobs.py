@@ -6,8 +6,9 @@ claim gets nothing), so nothing that arq says about a job is read.
 
 import asyncio
 import json
-import signal
+import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +29,8 @@ QUEUE = "scheduler:steps"
 STEP_SECONDS = 45  # the gateway's 28, the database's share, and under the lease: one that hangs is cut, its run swept
 DRAIN_SECONDS = 30
 EXPIRE_MILLISECONDS = 3_600_000
+
+log = logging.getLogger(__name__)
 
 
 def connect(url: str) -> ArqRedis:
@@ -72,12 +75,20 @@ async def work(redis: ArqRedis, take: Callable[[Step], Awaitable[None]], stop: a
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        worker.allow_pick_jobs = False
         if stop.is_set():
-            worker.handle_sig_wait_for_completion(signal.SIGTERM)  # arq's own way to drain; no signal is sent
-        await asyncio.wait({running})
+            log.info("it stops, with so many steps in hand: %d", sum(not step.done() for step in worker.tasks.values()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    while in_hand := [step for step in worker.tasks.values() if not step.done()]:
+                        await asyncio.wait(in_hand)
     finally:
-        running.cancel()
         stopping.cancel()
+        while not running.done():  # a cancel is lost where it meets a connection that is being made
+            running.cancel()
+            await asyncio.wait({running}, timeout=0.5)
+        for step in worker.tasks.values():
+            step.cancel()
         await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
     if not running.cancelled():
         running.result()
@@ -97,7 +108,6 @@ def _worker(redis: ArqRedis, take: Callable[[Step], Awaitable[None]]) -> Worker:
         queue_read_limit=1000,  # jobs that run stay in the queue, and would hide those behind them
         poll_delay=0.25,
         handle_signals=False,
-        job_completion_wait=DRAIN_SECONDS,
         job_serializer=_to_json,
         job_deserializer=json.loads,
         expires_extra_ms=EXPIRE_MILLISECONDS,

@@ -2,27 +2,31 @@
 
 import logging
 import random
-import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from scheduler import answers, db, following, outside, proofs, runs, upkeep
+from scheduler import answers, db, following, logs, outside, proofs, runs, upkeep
 from scheduler.answers import Refused, Unavailable
 from scheduler.backups import Backups
 from scheduler.errors import LeaseLost
+from scheduler.metrics import WorkMetrics
 from scheduler.outside import Outside
 from scheduler.runs import FIRST_STEP, Claim, Ended, Retry, Step, Waiting
+from scheduler.traces import Traces
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What a step may ask."""
+    """What a step may ask, and by what it is seen."""
 
     backups: Backups
     outside: Outside
+    metrics: WorkMetrics = field(default_factory=WorkMetrics)
+    traces: Traces = field(default_factory=Traces)
 
 
 async def take(engine: AsyncEngine, reach: Reach, step: Step) -> None:
@@ -32,19 +36,39 @@ async def take(engine: AsyncEngine, reach: Reach, step: Step) -> None:
     if claim is None:
         log.info("run %s step %d was delivered before", *step)
         return
-    carried = answers.TRACEPARENT.set(f"00-{claim.id.hex}-{secrets.token_hex(8)}-01")
+    kind = str(claim.target.get("kind"))
+    entered = logs.IDS.set({"run_id": str(claim.id), "trace_id": claim.id.hex})
     try:
-        outcome = await act(reach, claim)
+        reach.metrics.late("claimed", claim.late_seconds)
+        outcome = await _traced(reach, claim, kind)
+        await _write(engine, reach, claim, outcome, kind)
     finally:
-        answers.TRACEPARENT.reset(carried)
+        logs.IDS.reset(entered)
+
+
+async def _traced(reach: Reach, claim: Claim, kind: str) -> Waiting | Ended:
+    started = perf_counter()
+    with reach.traces.step(claim.id, kind, claim.seq) as traceparent:
+        carried = answers.TRACEPARENT.set(traceparent)
+        try:
+            return await act(reach, claim)
+        finally:
+            answers.TRACEPARENT.reset(carried)
+            reach.metrics.took(kind, started)
+
+
+async def _write(engine: AsyncEngine, reach: Reach, claim: Claim, outcome: Waiting | Ended, kind: str) -> None:
     try:
         async with db.transaction(engine) as session:
-            await runs.note(session, claim, outcome)
+            late = await runs.note(session, claim, outcome)
     except LeaseLost:
-        log.warning("run %s step %d took longer than its lease; another worker has it now", *step)
+        log.warning("run %s step %d took longer than its lease; another worker has it now", claim.id, claim.seq)
         return
+    reach.metrics.late("accepted", late)
+    if isinstance(outcome, Ended):
+        reach.metrics.ended.labels(kind, outcome.state).inc()
     state = outcome.state if isinstance(outcome, Ended) else "waiting"
-    log.info("run %s step %d: %s %s", *step, state, outcome.reason or "")
+    log.info("run %s step %d: %s %s", claim.id, claim.seq, state, outcome.reason or "")
 
 
 async def act(reach: Reach, claim: Claim) -> Waiting | Ended:

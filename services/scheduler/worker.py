@@ -29,20 +29,25 @@ from scheduler import (
     due,
     jobs,
     ledger,
+    logs,
     notices,
     outside,
     ping,
     pruning,
     runs,
     schedules,
+    status,
     steps,
     watch,
 )
 from scheduler.answers import AnswerError
 from scheduler.errors import DatabaseUnavailable
+from scheduler.metrics import WorkMetrics
 from scheduler.notices import NoticeNotSent, Topic
 from scheduler.settings import WorkerSettings
+from scheduler.status import Status
 from scheduler.steps import Reach
+from scheduler.traces import Traces
 
 MAX_PAUSE_SECONDS = 8.0
 HEARTBEAT_SECONDS = 20
@@ -59,13 +64,17 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event, pace: float = 1.0
         redis = jobs.connect(settings.redis_url.get_secret_value())
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         client = await stack.enter_async_context(backups.connect(settings.backups_url))
-        reach = Reach(client, outside.connect(settings.http_targets))
+        traces, counted = Traces(settings.otlp_endpoint, "scheduler_worker"), WorkMetrics()
+        await stack.enter_async_context(traces.kept())
+        reach = Reach(client, outside.connect(settings.http_targets), counted, traces)
         topic = await stack.enter_async_context(notices.connect(settings.topic_arn))
         switch = await stack.enter_async_context(ping.connect(settings.ping_url))
+        shown = Status(counted)
+        await stack.enter_async_context(status.serving(settings.status_port, shown))
         async with asyncio.TaskGroup() as group:
             for name, seconds, action in (
-                ("tick", 1.0, partial(tick, engine, redis, switch)),
-                ("dispatch", 1.0, partial(dispatch, engine, redis)),
+                ("tick", 1.0, partial(tick, engine, redis, switch, shown)),
+                ("dispatch", 1.0, partial(dispatch, engine, redis, counted)),
                 ("sweep", 5.0, partial(sweep, engine)),
                 ("left behind", 5.0, partial(left_behind, engine, reach)),
                 ("alarms", 5.0, partial(look, engine)),
@@ -79,19 +88,22 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event, pace: float = 1.0
         log.info("stopped")
 
 
-async def tick(engine: AsyncEngine, redis: ArqRedis, switch: ping.Switch) -> None:
+async def tick(engine: AsyncEngine, redis: ArqRedis, switch: ping.Switch, shown: Status) -> None:
     """As long as much is due, without a pause."""
     fired = due.SCHEDULES_AT_ONCE
     while fired == due.SCHEDULES_AT_ONCE:
-        async with db.transaction(engine) as session:
-            if fired := await due.fire(session):
-                log.info("due: %d", fired)
+        with shown.metrics.ticks.time():
+            async with db.transaction(engine) as session:
+                if fired := await due.fire(session):
+                    log.info("due: %d", fired)
+    shown.ticked()
     await switch.ping()
     # Last: while Redis is away nothing can be dispatched, but what is due is recorded.
     await redis.set(_heartbeat(), b"ticked", ex=HEARTBEAT_SECONDS)
+    shown.reached_redis()
 
 
-async def dispatch(engine: AsyncEngine, redis: ArqRedis) -> None:
+async def dispatch(engine: AsyncEngine, redis: ArqRedis, counted: WorkMetrics) -> None:
     """Steps are on the queue before their rows say so: if that fails, they are simply put there again."""
     async with db.transaction(engine) as session:
         await runs.release(session)
@@ -101,6 +113,8 @@ async def dispatch(engine: AsyncEngine, redis: ArqRedis) -> None:
             woken = await runs.awake(session, DISPATCHED_AT_ONCE)
             if awake := len(woken):
                 await jobs.enqueue(redis, [step for step, _ in woken])
+        for _, late_seconds in woken:
+            counted.late("dispatched", late_seconds)
 
 
 async def sweep(engine: AsyncEngine) -> None:
@@ -190,9 +204,7 @@ def main() -> None:
             sys.exit(None if asyncio.run(check(settings)) else "no worker on this host has ticked lately")
         except RedisError as error:
             sys.exit(f"Redis: {error}")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    for chatty in ("httpx", "botocore", "aiobotocore"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.to_stdout()
     asyncio.run(_until_signal(settings))
 
 

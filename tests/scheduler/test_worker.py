@@ -11,6 +11,7 @@ import pytest
 from deploy.local import valkey
 from deploy.local.process import Program
 from scheduler import backups, jobs, steps, worker
+from scheduler.metrics import WorkMetrics
 from scheduler.outside import Outside
 from scheduler.runs import Step
 from scheduler.settings import WorkerSettings
@@ -43,7 +44,7 @@ async def test_three_workers_make_one_run_of_a_due_time_and_one_backup_of_it(cha
 
 async def test_a_wiped_queue_costs_half_a_minute_and_loses_nothing(chain: Chain) -> None:
     path = await chain.trigger()
-    await worker.dispatch(chain.engine, chain.redis)
+    await worker.dispatch(chain.engine, chain.redis, WorkMetrics())
     assert await chain.redis.zcard(jobs.QUEUE) == 1
     await chain.redis.flushall()
     again_in = await chain.sql.fetchval("select wake_at - now() from scheduler.runs")
@@ -149,6 +150,12 @@ async def test_a_run_ends_though_the_queue_stays_away(chain: Chain) -> None:
     assert [f"/v1/runs/{run['id']}" for run in announced] == [never_asked]
 
 
+async def test_one_that_is_told_to_stop_while_it_starts_stops(chain: Chain) -> None:
+    for milliseconds in range(0, 40, 4):
+        async with asyncio.timeout(20), chain.work():
+            await asyncio.sleep(milliseconds / 1000)
+
+
 async def test_an_error_in_one_loop_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     stop, calls = asyncio.Event(), 0
 
@@ -176,7 +183,7 @@ async def test_check_tells_whether_a_worker_ticks(chain: Chain) -> None:
 
 async def test_redis_holds_ids_and_nothing_else(chain: Chain) -> None:
     await chain.trigger()
-    await worker.dispatch(chain.engine, chain.redis)
+    await worker.dispatch(chain.engine, chain.redis, WorkMetrics())
     run_id = await chain.sql.fetchval("select id from scheduler.runs")
     job = await chain.redis.get(f"arq:job:run:{run_id}:1")
     assert f'"f": "step", "a": ["{run_id}", 1], "k": {{}}'.encode() in job

@@ -55,7 +55,7 @@ def start(chain: Chain, aws_env: dict[str, str], process_env: dict[str, str], tm
 
 async def test_sigterm_lets_the_step_in_hand_end_and_takes_no_other(chain: Chain, start: Start) -> None:
     async def draining() -> bool:
-        return "to be completed" in worker.said
+        return "it stops, with so many steps in hand: 1" in worker.said
 
     chain.gateway.open.clear()
     worker = start()
