@@ -14,6 +14,7 @@ from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from scheduler import alarms
+from scheduler.errors import NeverDue
 from scheduler.models import Revision, Schedule
 from scheduler.timing import Timing
 
@@ -31,6 +32,7 @@ _RUNS = text("""
 _TO_AUDIT = text("""
     select * from scheduler.schedules
     where audited_until < now() - cast(:every as interval) - cast(:lag as interval)
+    and (deleted_at is null or audited_until < deleted_at)
     order by audited_until limit 20
     for update skip locked
 """)
@@ -119,23 +121,33 @@ async def account(
 
 
 async def audit(session: AsyncSession) -> int:
-    """Account for a day of each schedule whose last account is older; how many gaps were found. Raises NeverDue."""
+    """Account for a day of each schedule whose last account is older; how many gaps were found."""
     values = {"every": AUDIT_EVERY, "lag": _AUDIT_LAG}
     found = 0
     for schedule in await session.scalars(select(Schedule).from_statement(_TO_AUDIT), values):
         until = schedule.audited_until + AUDIT_EVERY
-        account_of_day = await account(session, schedule, schedule.audited_until, until)
-        schedule.audited_until = account_of_day.until if account_of_day.more else until
-        if not account_of_day.complete:
+        gap: str | None
+        try:
+            of_day = await account(session, schedule, schedule.audited_until, until)
+        except NeverDue as error:
+            gap = f"It cannot be computed when it was due: {error}"
+        else:
+            until = of_day.until if of_day.more else until
+            gap = None if of_day.complete else _gap(schedule, of_day)
+        schedule.audited_until = until
+        if gap:
             found += 1
-            detail = (
-                f"From {account_of_day.after:%Y-%m-%d %H:%M} to {account_of_day.until:%Y-%m-%d %H:%M} UTC"
-                f" {len(account_of_day.unaccounted)} due times have no row, and {len(account_of_day.unexpected)} runs"
-                f" were at no due time. See GET /v1/schedules/{schedule.id}/ledger."
-            )
-            await alarms.raise_(session, "unaccounted", str(schedule.id), detail, schedule_id=schedule.id)
+            await alarms.raise_(session, "unaccounted", str(schedule.id), gap, schedule_id=schedule.id)
     await session.flush()
     return found
+
+
+def _gap(schedule: Schedule, ledger: Ledger) -> str:
+    return (
+        f"From {ledger.after:%Y-%m-%d %H:%M} to {ledger.until:%Y-%m-%d %H:%M} UTC"
+        f" {len(ledger.unaccounted)} due times have no row, and {len(ledger.unexpected)} runs"
+        f" were at no due time. See GET /v1/schedules/{schedule.id}/ledger."
+    )
 
 
 def timing(definition: dict[str, Any]) -> Timing:

@@ -21,7 +21,8 @@ Make = Callable[..., Awaitable[dict[str, Any]]]
 @pytest.fixture
 def make(ops: httpx.AsyncClient) -> Make:
     async def make(**changes: Any) -> dict[str, Any]:
-        response = await ops.post("/v1/schedules", json=HOURLY | changes)
+        wanted = {name: value for name, value in (HOURLY | changes).items() if value is not None}
+        response = await ops.post("/v1/schedules", json=wanted)
         assert response.status_code == 201, response.text
         made: dict[str, Any] = response.json()
         assert response.headers["Location"] == f"/v1/schedules/{made['id']}"
@@ -116,6 +117,24 @@ async def test_an_edit_is_a_merge_patch(ops: httpx.AsyncClient, make: Make) -> N
     assert (edited["cron"], edited["every_seconds"], edited["revision"]) == (None, 7200, 2)
     wrong = await edit(ops, made["id"], {"retry": {"max_seconds": 0.5}}, '"2"')
     assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "#/retry/max_seconds")
+
+
+async def test_one_that_is_over_can_be_renamed_and_set_to_another_time(
+    ops: httpx.AsyncClient, make: Make, sql: asyncpg.Connection, engine: AsyncEngine
+) -> None:
+    at = datetime.now(UTC) + timedelta(hours=1)
+    made = await make(cron=None, at=at.isoformat())
+    await sql.execute(
+        "update scheduler.schedules set at = at - interval '2 hours', next_due_at = now() where cron is null"
+    )
+    await fire(engine)
+    assert await states(sql, made["id"]) == ["queued"]
+    renamed = (await edit(ops, made["id"], {"name": "once"}, '"1"')).json()
+    assert (renamed["name"], renamed["state"], renamed["next_due_at"]) == ("once", "over", None)
+    past = await edit(ops, made["id"], {"at": "2026-01-01T00:00:00Z"}, '"2"')
+    assert (past.status_code, past.json()["errors"][0]["pointer"]) == (422, "#/at")
+    again = (await edit(ops, made["id"], {"at": at.isoformat()}, '"2"')).json()
+    assert (again["state"], datetime.fromisoformat(again["next_due_at"])) == ("active", at)
 
 
 async def test_an_edit_first_settles_what_was_due(ops: httpx.AsyncClient, make: Make, sql: asyncpg.Connection) -> None:
@@ -378,6 +397,22 @@ async def test_a_ledger_tells_a_gap_and_a_run_at_no_due_time(
     await worker.audit(engine)
     alarm = (await ops.get("/v1/alarms", params={"open": True})).json()["items"]
     assert [each["kind"] for each in alarm if each["kind"] != "overdue"] == ["unaccounted"]
+
+
+async def test_an_audit_goes_on_past_a_schedule_that_it_cannot_account_for(
+    make: Make, sql: asyncpg.Connection, engine: AsyncEngine
+) -> None:
+    made = await make()
+    await back_date(sql, made["id"], 30)
+    await sql.execute(
+        "update scheduler.schedules set next_due_at = null where name = 'hourly';"
+        'update scheduler.schedule_revisions set definition = definition || \'{"timezone": "Mars/Olympus"}\''
+    )
+    await worker.audit(engine)
+    kind, detail = await sql.fetchrow("select kind, detail from scheduler.alarms") or ("", "")
+    assert (kind, "Mars/Olympus" in detail) == ("unaccounted", True)
+    assert await sql.fetchval("select audited_until > now() - interval '12 hours' from scheduler.schedules"
+                              " where name = 'hourly'")  # fmt: skip
 
 
 async def test_a_long_outage_of_a_minutely_schedule_comes_in_parts(

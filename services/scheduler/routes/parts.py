@@ -125,17 +125,22 @@ def etag(schedule: Schedule) -> dict[str, str]:
     return {"ETag": f'"{schedule.revision}"'}
 
 
-def fitting(request: Request, wanted: ScheduleIn) -> ScheduleIn:
-    """As it can be kept: it is due some time, and calls what it may. Raises RequestValidationError."""
+def fitting(request: Request, wanted: ScheduleIn, before: ScheduleIn | None = None) -> ScheduleIn:
+    """As it can be kept: it calls what it may, and is due some time, unless that is as it was before.
+
+    Raises RequestValidationError.
+    """
     if isinstance(wanted.target, HttpTarget):
         outside: Outside = request.app.state.outside
         try:
             outside.check(wanted.target.url)
         except ValueError as error:
             raise _invalid(wanted, "url_refused", str(error), "target", "url") from None
-    where = "cron" if wanted.cron else "at" if wanted.at else "end_at"
+    where, now = "cron" if wanted.cron else "at" if wanted.at else "end_at", datetime.now(UTC)
+    if before and before.timing(now) == wanted.timing(now):
+        return wanted
     try:
-        wanted.ever_due(datetime.now(UTC))
+        wanted.ever_due(now)
     except NeverDue:
         why = "It lies in the past" if where == "at" else "It would never be due: there is no such time to come"
         raise _invalid(wanted, "never_due", why, where) from None

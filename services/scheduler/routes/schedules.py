@@ -142,7 +142,8 @@ async def edit(
 ) -> ScheduleOut:
     """Change a schedule, by a JSON merge patch. What was due until now stays as it was."""
     schedule = await schedules.locked(session, schedule_id, revision(if_match))
-    wanted = fitting(request, edited(change, schedules.definition(schedule)))
+    before = schedules.definition(schedule)
+    wanted = fitting(request, edited(change, before), before)
     schedule = await schedules.edit(session, schedule, wanted, caller)
     response.headers.update(etag(schedule))
     return ScheduleOut.of(schedule)
@@ -189,7 +190,8 @@ async def preview_edit(
 ) -> EditPreviewOut:
     """See what an edit would do, before it is made: which due times disappear, and which appear."""
     schedule, now = await schedules.get(session, schedule_id), datetime.now(UTC)
-    wanted = fitting(request, edited(change, schedules.definition(schedule)))
+    was = schedules.definition(schedule)
+    wanted = fitting(request, edited(change, was), was)
     before, after = due.timing(schedule), wanted.timing(schedules.anchor(schedule, wanted, now))
     gone, come = preview.difference(before, after, now, query.count)
     told = _preview(after, now, query.count).model_dump()
