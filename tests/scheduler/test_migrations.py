@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -11,8 +12,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from scheduler import migrate
+from scheduler import db, due, ledger, migrate, schedules
 from scheduler.models import Table
+from scheduler.settings import Settings
 from tests.servers import Cluster
 
 if TYPE_CHECKING:
@@ -143,3 +145,31 @@ async def test_the_backup_reads_every_table(cluster: Cluster, database: str) -> 
     for table in cluster.server.psql(database, [TABLES]).split():
         await connection.fetch(f"select * from scheduler.{table}")  # noqa: S608 - a name from the catalogue
     await connection.close()
+
+
+async def test_schedules_and_runs_survive_an_upgrade(run: "Command", cluster: Cluster, database: str) -> None:
+    """As the release before left them: one run active, one that failed; the schedule goes on, and is accounted for."""
+    owner = {"HOLDFAST_DATABASE_URL": cluster.url("scheduler_owner", database)}
+    assert run("migrate", "--down-to", "0002", **owner).returncode == 0
+    cluster.server.psql(
+        database,
+        ["insert into scheduler.runs (schedule_id, trigger, due_at, target, state, deadline_at, ended_at)"
+         " select id, 'schedule', next_due_at - n * interval '1 day', '{\"kind\": \"backup\", \"label\": \"x\"}',"
+         " case n when 1 then 'waiting' else 'failed' end, now() + interval '1 hour', case n when 2 then now() end"
+         " from scheduler.schedules, generate_series(1, 2) as n",
+         "update scheduler.schedules set next_due_at = now()"],
+    )  # fmt: skip
+    assert run("migrate", **owner).returncode == 0
+    engine = db.create_engine(Settings.from_env({"HOLDFAST_DATABASE_URL": cluster.url("scheduler_app", database)}))
+    async with db.transaction(engine) as session:
+        (schedule,), _ = await schedules.page(session, None, 10)
+        assert schedules.definition(schedule).overlap == "skip"
+        assert await due.fire(session) == 1
+        await session.refresh(schedule)
+        until = schedule.accounted_from + timedelta(minutes=1)
+        assert (await ledger.account(session, schedule, schedule.accounted_from, until)).complete
+    await engine.dispose()
+    states = cluster.server.psql(database, ["select state from scheduler.runs order by due_at"]).split()
+    assert states == ["failed", "waiting", "queued"], "that of the former release is not in the way"
+    assert run("migrate", "--down-to", "0002", **owner).returncode == 0
+    assert cluster.server.psql(database, ["select count(*) from scheduler.runs"]).strip() == "3"
