@@ -168,8 +168,7 @@ def test_somebody_tries_whether_mails_arrive_and_subscribes_no_more(stack: Stack
         ("GET", "backups/20261122T020000Z-3f9a2c1b/diff/now"),
         ("GET", "restores/20261122T020000Z-3f9a2c1b"),
         ("GET", "rows/notes/1/history"),
-        ("GET", "retention"),
-        ("POST", "retention"),
+        ("GET", "subscriptions"),
     ],
 )
 def test_the_scheduler_may_none_of_it(stack: Stack, method: str, path: str) -> None:

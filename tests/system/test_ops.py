@@ -119,13 +119,28 @@ def test_a_table_that_lost_its_rows_is_suspect_until_it_is_accepted(stack: Stack
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", "proofs"), ("POST", "cancel"), ("GET", "tables/notes.notes"), ("GET", "../before/x")]
+    ("method", "path"), [("POST", "restores"), ("GET", "tables/notes.notes"), ("GET", "../before/x")]
 )
-def test_the_scheduler_may_neither_prove_nor_cancel_nor_download(stack: Stack, method: str, path: str) -> None:
+def test_the_scheduler_may_neither_restore_nor_download(stack: Stack, method: str, path: str) -> None:
     """Its signature is good, its policy says no."""
     with stack.backups(*stack.keys_of("holdfast-scheduler")) as backups:
         answer = backups.request(method, f"backups/20261122T020000Z-3f9a2c1b/{path}", json={})
         assert (answer.status_code, "not authorized" in answer.text) == (403, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "backups/20261122T020000Z-3f9a2c1b/proofs", 404),
+        ("POST", "backups/20261122T020000Z-3f9a2c1b/cancel", 404),
+        ("GET", "backups", 200),
+        ("GET", "retention", 200),
+        ("POST", "retention", 422),
+    ],
+)
+def test_the_scheduler_may_do_what_its_targets_need(stack: Stack, method: str, path: str, status: int) -> None:
+    with stack.backups(*stack.keys_of("holdfast-scheduler")) as backups:
+        assert backups.request(method, path, json={}).status_code == status
 
 
 def test_verify_names_what_was_altered(stack: Stack) -> None:
