@@ -16,7 +16,7 @@ from typing import Any
 from mangum import Mangum
 from pydantic import ValidationError
 
-from backup_lambda import aws, diff
+from backup_lambda import aws, diff, traces
 from backup_lambda.app import create_app, utc_now
 from backup_lambda.functions import Functions, answered
 from backup_lambda.keeper import create_keeper
@@ -27,6 +27,7 @@ from backup_lambda.tasks import WORKERS_TASKS, DiffTask, RestoreTask, RetentionT
 from backup_lambda.worker import Worker, create_worker
 
 logging.getLogger("backup_lambda").setLevel(logging.INFO)
+traces.in_logs()
 _loop = asyncio.new_event_loop()
 asyncio.set_event_loop(_loop)  # Mangum takes this one
 _opened = AsyncExitStack()
@@ -47,6 +48,7 @@ def worker(event: dict[str, Any], context: Any) -> dict[str, Any]:
         task = WORKERS_TASKS.validate_python(event)
     except ValidationError as error:
         raise UnknownEvent(f"this is no task for the worker: {error.error_count()} errors") from None
+    traces.TRACE_ID.set(task.trace_id)
     settings, clients = _for_worker()
     worker = create_worker(settings, utc_now, **clients)
     return _loop.run_until_complete(_done(worker, task, _seconds_left(context)))
@@ -73,6 +75,7 @@ def keeper(event: dict[str, Any], context: Any) -> dict[str, Any]:
         task = RetentionTask.model_validate(event)
     except ValidationError as error:
         raise UnknownEvent(f"this is no task for the keeper: {error.error_count()} errors") from None
+    traces.TRACE_ID.set(task.trace_id)
     settings, clients = _for_keeper()
     keeper = create_keeper(settings, utc_now, **clients)
     return _loop.run_until_complete(answered(keeper.apply(task, _seconds_left(context))))

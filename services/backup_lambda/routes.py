@@ -35,6 +35,7 @@ from backup_lambda.schemas import (
 )
 from backup_lambda.store import S3Store
 from backup_lambda.tasks import DiffTask, Question, RetentionTask, TrialTask
+from backup_lambda.traces import TRACE_ID, trace_id
 
 MAX_WAIT_SECONDS = 25  # the gateway gives up after 29
 Ask: TypeAlias = Callable[[Question], Awaitable[bytes]]
@@ -102,6 +103,11 @@ def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
+async def _trace(traceparent: Annotated[str | None, Header(include_in_schema=False)] = None) -> None:
+    """Of what is done from here on for this request."""
+    TRACE_ID.set(trace_id(traceparent))
+
+
 def _no_query(request: Request) -> None:
     if request.url.query:
         raise MalformedRequest("This API takes no query parameters.")
@@ -120,7 +126,7 @@ Kept = Annotated[Policy, Depends(_policy)]
 IdempotencyKey = Annotated[str | None, Header(pattern=r"^[\x20-\x7e]{1,255}$")]
 
 router = APIRouter(
-    dependencies=[Depends(_no_query)],
+    dependencies=[Depends(_trace), Depends(_no_query)],
     responses={
         400: {"model": Problem, "description": "The request cannot be understood."},
         422: {"model": Problem, "description": "The request is understood, and not allowed."},

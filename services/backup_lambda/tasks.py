@@ -12,6 +12,8 @@ Id = Annotated[str, Field(pattern=r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$")]
 class _Task(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    trace_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None  # of the request that led to it
+
 
 class Task(_Task):
     """Make a backup, or prove one again. `number` is that of the proof, and so are the fields after it."""

@@ -28,6 +28,7 @@ def handler(event, context):
     sqs = botocore.session.get_session().create_client("sqs", region_name=os.environ["AWS_REGION"])
     sqs.send_message(QueueUrl=os.environ["QUEUE_URL"], MessageBody=json.dumps(event))
 """
+A_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 THE_TASK = {"task": "backup", "number": None, "requested_by": None, "accept_suspect": False}
 ANYBODY = {
     "Version": "2012-10-17",
@@ -191,7 +192,8 @@ async def test_a_backup_from_the_gateway_to_the_bucket(
         [listed] = (await client.get("/backups")).json()["items"]
         assert (listed["id"], listed["state"]) == (backup_id, "proven")
 
-        proof = await client.post(f"/backups/{backup_id}/proofs", json={})
+        traced = {"traceparent": f"00-{A_TRACE}-00f067aa0ba902b7-01"}
+        proof = await client.post(f"/backups/{backup_id}/proofs", json={}, headers=traced)
         assert proof.status_code == 202
         [message] = await until(handed)
         event = json.loads(message["Body"])
@@ -200,6 +202,7 @@ async def test_a_backup_from_the_gateway_to_the_bucket(
             "backup_id": backup_id,
             "number": 2,
             "requested_by": "arn:aws:iam::123456789012:user/ops",
+            "trace_id": A_TRACE,
         }
         assert await worker.invoke(event) == {"result": done}
         assert (await world.read_json(f"backups/{backup_id}/proof/2.json"))["verdict"] == "proven"
