@@ -138,7 +138,7 @@ format: $(VENV)/dev/.done ## put the code into its form
 check: lint test ## what CI runs
 
 .PHONY: bench
-bench: $(VENV)/dev/.done $(VENV)/emulator/.done $(VENV)/tools/.done ## measure backups and the notes API beside others; BENCH='--only http'
+bench: $(VENV)/dev/.done $(VENV)/emulator/.done $(VENV)/tools/.done ## measure backups, the notes API and the scheduler beside others; BENCH='--only scheduler'
 	@$(VENV)/dev/bin/python -m tests.bench $(BENCH)
 
 .PHONY: package

@@ -67,12 +67,12 @@ class Aws:
 
 
 @contextmanager
-def postgres(port: int = 0, home: Path | None = None) -> Iterator[Postgres]:
+def postgres(port: int = 0, home: Path | None = None, durable: bool = False) -> Iterator[Postgres]:
     """A server with the roles, whose schemas are in database `holdfast`; on `home` where one is given."""
     with ExitStack() as leaving:
         home = home or leaving.enter_context(private_directory(owner=UNPRIVILEGED_USER))
         passwords = {role: f"password-of-{role}" for role in ("postgres", *ROLES)}
-        server = Postgres(home, port or free_port(), passwords, durable=False)
+        server = Postgres(home, port or free_port(), passwords, durable)
         server.prepare()
         leaving.enter_context(running(server.program(), home))
         if not server.has_database("holdfast"):

@@ -23,9 +23,13 @@ MAX_DUE_TIMES = 2000
 AUDIT_EVERY = timedelta(days=1)
 _AUDIT_LAG = timedelta(hours=1)
 
+# Two queries, since each trigger has its index by due time.
 _RUNS = text("""
     select due_at, id, trigger, state, reason, backup_id, ended_at from scheduler.runs
-    where schedule_id = :schedule_id and due_at > :after and due_at <= :until and trigger in ('schedule', 'backfill')
+    where schedule_id = :schedule_id and due_at > :after and due_at <= :until and trigger = 'schedule'
+    union all
+    select due_at, id, trigger, state, reason, backup_id, ended_at from scheduler.runs
+    where schedule_id = :schedule_id and due_at > :after and due_at <= :until and trigger = 'backfill'
     order by due_at, id
     limit :most
 """)

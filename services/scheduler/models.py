@@ -175,6 +175,7 @@ Index(
     unique=True,
     postgresql_where=and_(Run.trigger == "backfill", _ACTIVE),
 )
+Index("runs_backfilled_idx", Run.schedule_id, Run.due_at, postgresql_where=Run.trigger == "backfill")
 # And against two at a time where a schedule wants one.
 Index(
     "runs_exclusive_idx",

@@ -1,10 +1,10 @@
-"""Measures backups, what is got out of them, and the notes API, beside their budgets, with servers of its own.
+"""Measures backups, what is got out of them, the notes API and the scheduler, beside their budgets, on its own servers.
 
-    python -m tests.bench [--rows N] [--backups N] [--notes N] [--only NAME...]
+    python -m tests.bench [--rows N] [--backups N] [--notes N] [--schedules N] [--runs N] [--only NAME...]
 
 A ratio needs its anchor: with `--only` name that as well. For the memory of a large table:
 `--rows 5000000 --only memory`. `http` is the API beside a bare FastAPI and Django REST framework; `--notes 1000000` for
-a long export.
+a long export. `scheduler` is its lateness, and what a long history of runs costs it.
 """
 
 import argparse
@@ -192,7 +192,7 @@ THINGS: dict[str, Callable[[Bench], Measured]] = {
     "history": Bench.history,
     "diff": Bench.diff,  # the last one: it changes rows
 }
-HTTP = "http"
+HTTP, SCHEDULER = "http", "scheduler"
 SHORT = {"memory": ("dump of fewer", "dump"), "reading": ("one row", "history", "diff")}
 
 
@@ -204,15 +204,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--round", type=float, default=1.0, help="seconds of a round of requests (default: %(default)s)"
     )
-    names = [*THINGS, HTTP, *SHORT]
+    parser.add_argument("--schedules", type=int, default=10_000, help="due at once (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=1_000_000, help="in the history (default: %(default)s)")
+    names = [*THINGS, HTTP, SCHEDULER, *SHORT]
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
     given = parser.parse_args(arguments)
-    wanted = {each for name in given.only or [*THINGS, HTTP] for each in SHORT.get(name, (name,))}
+    wanted = {each for name in given.only or [*THINGS, HTTP, SCHEDULER] for each in SHORT.get(name, (name,))}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers are stopped
-    if wanted != {HTTP}:
+    if wanted - {HTTP, SCHEDULER}:
         measure_backups(wanted, given.rows, given.backups)
     if HTTP in wanted:
         measure_http(given.notes, given.round)
+    if SCHEDULER in wanted:
+        measure_scheduler(given.schedules, given.runs)
+
+
+def measure_scheduler(schedules: int, runs: int) -> None:
+    command = [sys.executable, "-m", "tests.bench.scheduling", str(schedules), str(runs)]
+    done = subprocess.run(command, check=False, cwd=ROOT, env=_environment(), stdin=subprocess.DEVNULL)
+    if done.returncode:
+        sys.exit(f"{SCHEDULER} failed")
 
 
 def measure_http(notes: int, seconds: float) -> None:

@@ -59,3 +59,17 @@ def test_a_budget_is_met_or_missed() -> None:
 
 def test_the_notes_are_the_same_at_every_run() -> None:
     assert list(notes(50)) == list(notes(100))[:50]
+
+
+def test_the_scheduler_is_measured() -> None:
+    command = [sys.executable, "-m", "tests.bench", "--only", "scheduler", "--schedules", "50", "--runs", "3000"]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stderr
+    assert "50 schedules due at once, 2 workers" in done.stdout
+    counted = ("lost", "fired twice", "backups too many", "fired by the next tick", "due times in the ledgers")
+    lines = [line for line in done.stdout.splitlines() if line.startswith(counted)]
+    assert len(lines) == len(counted)
+    for line in lines:
+        assert re.search(r" 0 +0 +met$", line), line
+    assert re.search(r"idle tick( +[\d.]+){3} +p50 +[\d.]+ ms +2.00 ms  (met|MISSED)", done.stdout)
+    assert re.search(r"ledger of a day( +[\d.]+){2} +time with few +[\d.]+x +1.50x  (met|MISSED)", done.stdout)

@@ -72,6 +72,7 @@ RUNS: tuple[sa.Column[Any], ...] = (
 )
 RUN_INDEXES = (
     ("runs_backfill_idx", ["schedule_id", "due_at"], True, f"trigger = 'backfill' and {ACTIVE}"),
+    ("runs_backfilled_idx", ["schedule_id", "due_at"], False, "trigger = 'backfill'"),
     ("runs_exclusive_idx", ["schedule_id"], True, f"exclusive and not held and {ACTIVE}"),
     ("runs_request_idx", ["schedule_id", "request_key"], True, "request_key is not null"),
     ("runs_state_idx", ["state", "id"], False, "state <> 'succeeded'"),
