@@ -40,6 +40,16 @@ _CLOSE_OF_SCHEDULE = text("""
     update scheduler.alarms set closed_at = now(), closed_by = :why, tell_closed_at = now()
     where schedule_id = :schedule_id and kind = any(:kinds) and closed_at is null
 """)
+# Runs that a worker had begun when their schedule was deleted go on, and may fail.
+_CLOSE_OF_DELETED = text("""
+    update scheduler.alarms a set closed_at = now(), closed_by = 'The schedule was deleted.', tell_closed_at = now()
+    from scheduler.schedules s
+    where s.id = a.schedule_id and s.deleted_at is not null
+    and a.closed_at is null and a.kind in ('failing', 'overdue', 'skipped')
+    and not exists (
+        select from scheduler.runs r where r.schedule_id = s.id and r.state in ('queued', 'running', 'waiting')
+    )
+""")
 _OVERDUE = text("""
     select distinct on (r.schedule_id) r.id, r.schedule_id, r.due_at, r.reason, s.name
     from scheduler.runs r join scheduler.schedules s on s.id = r.schedule_id
@@ -132,8 +142,9 @@ async def after_acceptance(session: AsyncSession, schedule_id: UUID) -> None:
 
 
 async def look(session: AsyncSession) -> int:
-    """Open what is to be seen in runs that are active; how many."""
+    """Open what is to be seen in runs that are active, how many; close what nothing will come of any more."""
     opened = 0
+    await session.execute(_CLOSE_OF_DELETED)
     for run in (await session.execute(_OVERDUE)).all():
         why = f" {run.reason}" if run.reason else ""
         detail = f"Its run of {run.due_at:%Y-%m-%d %H:%M:%S} UTC has not been taken on.{why}"

@@ -21,7 +21,7 @@ POOL_WAIT_SECONDS = 3
 STATEMENT_SECONDS = 5
 # Classes of SQLSTATE that say: not now. Connection, resources, a database that takes no connections, and operator
 # intervention, which includes time-outs.
-_NOT_NOW = ("08", "53", "55", "57")
+_NOT_NOW = ("08", "40", "53", "55", "57")
 
 log = logging.getLogger(__name__)
 

@@ -84,6 +84,11 @@ _CLAIM = text("""
                   as late_seconds
 """)
 
+# In the order of whoever makes runs of the schedule and cancels one: its row first.
+_HOLD = text("""
+    select from scheduler.schedules where id = (select schedule_id from scheduler.runs where id = :id) for key share
+""")
+
 # A cancel that was asked for while the step was in hand is looked at next.
 _WAIT = text("""
     update scheduler.runs set
@@ -314,6 +319,7 @@ async def note(session: AsyncSession, claim: Claim, outcome: Waiting | Ended) ->
         row = (await session.execute(_WAIT, values)).one_or_none()
     else:
         del values["memo"]
+        await session.execute(_HOLD, {"id": claim.id})
         row = (await session.execute(_END, values)).one_or_none()
     if row is None:
         raise LeaseLost

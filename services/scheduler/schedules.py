@@ -28,6 +28,13 @@ _UNBEGUN = text("""
     select id from scheduler.runs
     where schedule_id = :schedule_id and state = 'queued' and started_at is null
 """)
+# Not before what was changed or recorded already: whoever waited for its row began at an earlier time, and the
+# database's clock may be set back.
+_NOW = text("""
+    select greatest(now(), :updated_at, (
+        select max(due_at) from scheduler.runs where schedule_id = :id and trigger = 'schedule'
+    ))
+""")
 _TO_RESUME = text("""
     select * from scheduler.schedules where paused_until <= now() order by paused_until limit 10
     for update skip locked
@@ -84,7 +91,7 @@ async def revisions(
 
 async def create(session: AsyncSession, wanted: ScheduleIn, by: str) -> Schedule:
     """Raises NameTaken and NeverDue."""
-    now = await _now(session)
+    now = await _of_database(session)
     anchor_at = wanted.start_at or now
     schedule = Schedule(**_columns(wanted), anchor_at=anchor_at, next_due_at=wanted.timing(anchor_at).next(now))
     schedule.revision, schedule.skips = 0, 0
@@ -130,7 +137,7 @@ async def resume(session: AsyncSession, schedule: Schedule, by: str | None, at: 
     """Go on from now, or from `at`. `schedule` is `locked`. Raises NotPaused and NeverDue."""
     if schedule.paused_at is None:
         raise NotPaused
-    at = at or await _now(session)
+    at = at or await _now(session, schedule)
     schedule.paused_at = schedule.paused_until = schedule.paused_note = None
     schedule.next_due_at = due.timing(schedule).next(at)
     await _revise(session, schedule, "resumed", at, by)
@@ -166,7 +173,7 @@ async def trigger(session: AsyncSession, schedule: Schedule, key: str | None, ag
         return known
     if schedule.overlap != "allow" and (active := await session.scalar(_active(schedule))):
         raise RunActive(active.id)
-    wanted = due.new(schedule, "manual", await _now(session), request_key=key)
+    wanted = due.new(schedule, "manual", await _of_database(session), request_key=key)
     if again_of:
         wanted = replace(wanted, target=again_of.target, again_of=again_of.id)
     [made] = await runs.make(session, [wanted])
@@ -175,7 +182,7 @@ async def trigger(session: AsyncSession, schedule: Schedule, key: str | None, ag
 
 async def settle(session: AsyncSession, schedule: Schedule) -> datetime:
     """Record what is due of a schedule that is `locked`; the time until which all is. Raises StillSettling."""
-    now = await _now(session)
+    now = await _now(session, schedule)
     for _ in range(SETTLED_AT_ONCE):
         if schedule.next_due_at is None or schedule.next_due_at > now:
             return now
@@ -238,6 +245,13 @@ async def _flush(session: AsyncSession) -> None:
         raise
 
 
-async def _now(session: AsyncSession) -> datetime:
+async def _now(session: AsyncSession, schedule: Schedule) -> datetime:
+    """`schedule` is locked."""
+    values = {"id": schedule.id, "updated_at": schedule.updated_at}
+    now: datetime = (await session.execute(_NOW, values)).scalar_one()
+    return now
+
+
+async def _of_database(session: AsyncSession) -> datetime:
     now: datetime = (await session.execute(select(func.now()))).scalar_one()
     return now

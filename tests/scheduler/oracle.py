@@ -1,9 +1,32 @@
-"""When a cron expression is due, minute by minute: slow, and by nothing that the service uses but the zone's clocks."""
+"""When a schedule is due, cron minute by minute: slow, and by nothing that the service uses but the zone's clocks."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 MINUTE = timedelta(minutes=1)
+
+
+def expected(definition: dict[str, Any], after: datetime, until: datetime) -> list[datetime]:
+    """When a revision is due in (after, until]."""
+    names = ("at", "end_at", "anchor_at")
+    moments = {name: datetime.fromisoformat(definition[name]) for name in names if definition.get(name)}
+    if at := moments.get("at"):
+        found = [at] if after < at <= until else []
+    elif seconds := definition["every_seconds"]:
+        found = list(_every(moments["anchor_at"], timedelta(seconds=seconds), after, until))
+    else:
+        found = due_times(definition["cron"], definition["timezone"], after, until)
+    return [due_at for due_at in found if "end_at" not in moments or due_at < moments["end_at"]]
+
+
+def _every(anchor: datetime, every: timedelta, after: datetime, until: datetime) -> Iterator[datetime]:
+    due_at = anchor
+    while due_at <= until:
+        if due_at > after:
+            yield due_at
+        due_at += every
 
 
 def due_times(cron: str, timezone: str, after: datetime, until: datetime) -> list[datetime]:
