@@ -141,6 +141,12 @@ check: lint test ## what CI runs
 bench: $(VENV)/dev/.done $(VENV)/emulator/.done $(VENV)/tools/.done ## measure backups, the notes API and the scheduler beside others; BENCH='--only scheduler'
 	@$(VENV)/dev/bin/python -m tests.bench $(BENCH)
 
+SOAK_MINUTES ?= 2
+
+.PHONY: soak
+soak: $(VENV)/dev/.done ## the scheduler while its workers and servers are killed, for SOAK_MINUTES (2): what is lost, what is doubled
+	@PYTHONPATH=services:. $(VENV)/dev/bin/python -m tests.scheduler.soak $(SOAK_MINUTES)
+
 .PHONY: package
 package: $(VENV)/dev/.done $(VENV)/emulator/.done ## build the function packages, for this machine and for Lambda
 	@$(VENV)/dev/bin/python -m deploy.package local --python $(VENV)/emulator/bin/python

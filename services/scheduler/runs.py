@@ -153,7 +153,8 @@ _WITH_HELD = text("""
 """)
 _RELEASE = text("""
     update scheduler.runs set
-        held = false, wake_at = now(), events = scheduler.with_event(events, 'released'),
+        held = false, wake_at = greatest(now(), due_at + make_interval(secs => jitter_seconds)),
+        events = scheduler.with_event(events, 'released'),
         deadline_at = now() + (deadline_at - created_at), too_long_at = now() + (too_long_at - created_at)
     where id in (
         select distinct on (r.schedule_id) r.id from scheduler.runs r

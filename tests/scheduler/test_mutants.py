@@ -131,6 +131,17 @@ async def redis_forgets(world: World, _: int) -> None:
     assert await world.sql.fetchval("select state from scheduler.runs") == "succeeded", "Redis was not disposable"
 
 
+async def one_takes_the_place_of_another(world: World, _: int) -> None:
+    await add(world, overlap="cancel_previous", jitter_seconds=60)
+    world.gateway.outcome = {"state": "running"}
+    for _ in range(10):
+        await world.move(2 * MINUTE)
+        for _ in range(3):
+            await work(world)
+            await world.move(timedelta(seconds=2))
+        await world.check()
+
+
 async def cancelled_while_it_ends(world: World, number: int) -> None:
     await add(world, overlap="cancel_previous")
     await world.move(2 * MINUTE)
@@ -192,6 +203,11 @@ MUTANTS: dict[str, tuple[Trace, list[Mutation], str]] = {
     "nothing is put on the queue again": (
         redis_forgets,
         [(runs, "_AWAKE", "now() + :again", "now() + :again + interval '1 day'")],
+        "",
+    ),
+    "one that was held starts without its jitter": (
+        one_takes_the_place_of_another,
+        [(runs, "_RELEASE", "greatest(now(), due_at + make_interval(secs => jitter_seconds))", "now()")],
         "",
     ),
     "the run's row before its schedule's": (
