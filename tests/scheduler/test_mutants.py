@@ -133,8 +133,8 @@ async def redis_forgets(world: World, _: int) -> None:
 
 async def one_takes_the_place_of_another(world: World, _: int) -> None:
     await add(world, overlap="cancel_previous", jitter_seconds=60)
-    world.gateway.outcome = {"state": "running"}
     for _ in range(10):
+        world.gateway.outcome = {"state": "running"}
         await world.move(2 * MINUTE)
         for _ in range(3):
             await work(world)
