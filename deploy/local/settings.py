@@ -27,10 +27,14 @@ class Settings:
     postgres_port: int = 8084
     valkey_port: int = 8085
     smtp_port: int = 8086
+    worker_port: int = 8087  # /readyz and /metrics of the scheduler's worker
     database_url: str = ""  # a superuser's URL of a server of your own, in place of the stack's
     proof_database_url: str = ""  # of a role that may create databases: proofs run there, and not on that server
     redis_url: str = ""  # as database_url
     smtp_url: str = ""  # smtp://user:password@host:port: mails go there and not into files
+    http_targets: str = ""  # how URLs begin that schedules may call, separated by commas
+    ping_url: str = ""  # a dead man's switch, for when all of the scheduler is down
+    otlp_endpoint: str = ""  # where traces go, by OTLP over HTTP
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
@@ -67,6 +71,7 @@ _SCHEMES = {
     "proof_database_url": ("postgresql", "postgres"),
     "redis_url": ("redis", "rediss"),
     "smtp_url": ("smtp",),
+    "otlp_endpoint": ("http", "https"),
 }
 _PORTS = [field.name for field in fields(Settings) if field.name.endswith("port")]
 

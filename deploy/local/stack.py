@@ -166,30 +166,38 @@ class Stack:
         )
 
     def _services(self, server: Server, database: str, redis_url: str, deployed: Deployed) -> list[Program]:
+        settings = self._settings
         notes_api = {
             "HOLDFAST_DATABASE_URL": server.url("notes_app", database),
             "HOLDFAST_SIGNING_KEY": self._home.secrets["notes_signing_key"],
             "HOLDFAST_REDIS_URL": redis_url,
             "HOLDFAST_ATTACHMENTS_BUCKET": deployed.attachments_bucket,
             "HOLDFAST_TOPIC_ARN": deployed.notes_topic_arn,
+            "HOLDFAST_OTLP_ENDPOINT": settings.otlp_endpoint,
             **self._aws_env(deployed.notes_api),
         }
-        scheduler = {"HOLDFAST_DATABASE_URL": server.url("scheduler_app", database)}
+        scheduler = {
+            "HOLDFAST_DATABASE_URL": server.url("scheduler_app", database),
+            "HOLDFAST_HTTP_TARGETS": settings.http_targets,
+            "HOLDFAST_OTLP_ENDPOINT": settings.otlp_endpoint,
+        }
         worker = scheduler | {
             "HOLDFAST_REDIS_URL": redis_url,
             "HOLDFAST_BACKUPS_URL": deployed.backups_url,
             "HOLDFAST_TOPIC_ARN": deployed.topic_arn,
+            "HOLDFAST_STATUS_ADDRESS": f"127.0.0.1:{settings.worker_port}",
+            **({"HOLDFAST_PING_URL": settings.ping_url} if settings.ping_url else {}),
             **self._aws_env(deployed.scheduler),
         }
         return [
-            self._api("notes_api", ("notes_api.serve",), self._settings.notes_api_port, notes_api),
-            self._api("scheduler", ("scheduler.serve",), self._settings.scheduler_port, scheduler),
+            self._api("notes_api", ("notes_api.serve",), settings.notes_api_port, notes_api),
+            self._api("scheduler", ("scheduler.serve",), settings.scheduler_port, scheduler),
             Program(
                 name="scheduler_worker",
                 command=[str(_python("scheduler")), "-m", "scheduler.worker"],
                 env=_environment() | worker,
                 cwd=ROOT,
-                answers=lambda: True,
+                answers=lambda: http_ok(f"http://127.0.0.1:{settings.worker_port}/readyz"),
                 stop_seconds=40,
             ),
         ]

@@ -28,7 +28,7 @@ async def plan(
     if schedule.target["kind"] == "backup":
         raise BackfillRefused("A backup of now makes no history: for what was missed there is nothing left to copy.")
     account = await ledger.account(session, schedule, after, until, most=10 * MAX_RUNS)
-    found = [each.due_at for each in account.due if each.outcome in _WANTED[which]]
+    found = [each.due_at for each in account.due if each.outcome in _WANTED[which] and not each.active]
     if account.more or len(found) > MAX_RUNS:
         raise BackfillRefused(f"It may have {MAX_RUNS} runs: choose a shorter time.")
     return found

@@ -68,7 +68,14 @@ def _plain(text: str) -> str:
 
 
 def _small(body: JsonValue) -> JsonValue:
-    if len(json.dumps(body)) > MAX_BODY_BYTES:
+    try:
+        sent = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(sent.encode())
+    except ValueError:  # 1e999, or half of a pair of surrogates
+        raise PydanticCustomError("body", "Give numbers that are finite, and text that is Unicode") from None
+    if "\\u0000" in sent.replace("\\\\", ""):
+        raise PydanticCustomError("body", "NUL characters cannot be kept")
+    if size > MAX_BODY_BYTES:
         raise PydanticCustomError("body_too_large", f"The body may have {MAX_BODY_BYTES} bytes")
     return body
 
@@ -82,9 +89,12 @@ def _text_of_a_moment(value: object) -> object:
 
 def _utc(moment: datetime) -> datetime:
     try:
-        return moment.astimezone(UTC)
+        utc = moment.astimezone(UTC)
     except OverflowError:
-        raise PydanticCustomError("moment", "The time is too far away") from None
+        utc = datetime.max.replace(tzinfo=UTC)
+    if not 1970 <= utc.year < 2200:
+        raise PydanticCustomError("moment", "The time is too far away: give one from 1970 to 2199")
+    return utc
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_text_of_a_moment), AfterValidator(_utc)]
@@ -280,7 +290,7 @@ class ScheduleEdit(BaseModel):
     def on(self, definition: ScheduleIn) -> ScheduleIn:
         """Raises ValidationError."""
         patch = self.model_dump(exclude_unset=True)
-        return ScheduleIn.model_validate(_merged(definition.model_dump(mode="json", exclude_unset=False), patch))
+        return ScheduleIn.model_validate(_merged(definition.model_dump(mode="json", exclude_none=True), patch))
 
 
 def _merged(old: Any, patch: Any) -> Any:

@@ -147,7 +147,7 @@ def _look_at(plan: _Plan, schedule: Any, now: datetime, busy: datetime | None, r
     plan.new += [new(schedule, "schedule", due_at, state="missed", reason=why) for due_at in missed]
     skipped = _OVERLAPPING[schedule.overlap](plan, schedule, wanted, busy, now)
     skips = schedule.skips + len(skipped) if skipped else 0 if wanted else schedule.skips
-    if skips >= schedule.alarm_after_skips > schedule.skips:
+    if skipped and skips >= schedule.alarm_after_skips:
         detail = f"{skips} due times in a row were skipped: the run of {_readable(busy)} has not ended."
         plan.raised.append(("skipped", schedule.id, detail))
     if now - due_times[0] > timedelta(seconds=schedule.overdue_grace_seconds):

@@ -15,6 +15,7 @@ SchedulerError              500
 ├── BackfillRefused         409   not for this target, too much, or another count by now
 ├── VersionMismatch         412   the schedule changed since the client read it
 ├── PreconditionMissing     428   a change must say which version it changes
+├── NeverDue                409   when it is due cannot be computed: its zone has gone
 ├── StillSettling           503   due times of an outage are still being recorded
 ├── MalformedRequest        400   cannot be understood: an unknown query parameter
 ├── BodyTooLarge            413
@@ -22,7 +23,6 @@ SchedulerError              500
 ├── InvalidRequest          422   understood, and not allowed
 ├── DatabaseUnavailable     503   asking again may help
 ├── SchemaBehind            503   this release needs a migration that has not run
-├── NeverDue                inside only: a schedule's next due time cannot be computed
 └── LeaseLost               inside only: another worker has taken the run over
 
 What the backup API may do to us is in `backups`, the topic in `alarms`.
@@ -209,10 +209,12 @@ class SchemaBehind(SchedulerError):
 
 
 class NeverDue(SchedulerError):
-    """The schedule has no next due time."""
+    """When the schedule is due cannot be computed."""
+
+    status, type = 409, "never-due"
 
     def __init__(self, cron: str, timezone: str) -> None:
-        super().__init__(f"When the schedule is due next cannot be computed from cron {cron!r} in zone {timezone!r}.")
+        super().__init__(f"When the schedule is due cannot be computed: its cron is {cron!r}, its zone {timezone!r}.")
 
 
 class LeaseLost(SchedulerError):

@@ -52,14 +52,24 @@ class Due:
     backfills: Sequence[Row[Any]] = ()
 
     @property
+    def runs(self) -> list[Row[Any]]:
+        return [row for row in (self.run, *self.backfills) if row]
+
+    @property
+    def active(self) -> Row[Any] | None:
+        return next((row for row in self.runs if row.state in {"queued", "running", "waiting"}), None)
+
+    @property
+    def best(self) -> Row[Any] | None:
+        """What became of it: a backfill may mend what was missed."""
+        succeeded = (row for row in reversed(self.runs) if row.state == "succeeded")
+        return next(succeeded, self.active or self.run)
+
+    @property
     def outcome(self) -> Outcome:
-        """The best that became of it: a backfill may mend what was missed."""
-        states = [row.state for row in (self.run, *self.backfills) if row]
-        if "succeeded" in states:
-            return "succeeded"
-        if any(state in {"queued", "running", "waiting"} for state in states):
-            return "active"
-        return self.run.state if self.run else "unaccounted"
+        if self.best is None:
+            return "unaccounted"
+        return "active" if self.best is self.active else self.best.state
 
 
 @dataclass(frozen=True)

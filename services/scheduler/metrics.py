@@ -30,12 +30,20 @@ _THERE_IS = text("""
     select 'wake', '', coalesce(extract(epoch from now() - min(wake_at)), 0) from scheduler.runs
     where state in ('queued', 'waiting') and wake_at <= now()
     union all
+    select 'ended', (target ->> 'kind') || ' ' || state, count(*) from scheduler.runs
+    where ended_at > now() - interval '1 hour' group by 2
+    union all
     select 'proven', '', extract(epoch from now() - last_proven_at) from scheduler.watch
 """)
 _EACH = {
     "runs": ("queued", "running", "waiting"),
     "alarms": ("failing", "overdue", "too_long", "skipped", "stale", "unaccounted"),
     "schedules": ("active", "paused", "over"),
+    "ended": tuple(
+        f"{kind} {state}"
+        for kind in ("backup", "proof", "retention", "http")
+        for state in ("succeeded", "failed", "cancelled", "skipped", "missed")
+    ),
 }
 
 router = APIRouter(include_in_schema=False)
@@ -58,6 +66,7 @@ class ApiMetrics:
             "runs": self._gauge("scheduler_runs_active", "Runs that have not ended.", "state"),
             "alarms": self._gauge("scheduler_alarms_open", "Alarms that are open.", "kind"),
             "schedules": self._gauge("scheduler_schedules", "Schedules that there are.", "state"),
+            "ended": self._gauge("scheduler_runs_ended_last_hour", "Runs by their outcome.", "kind", "state"),
         }
         self._wake = self._gauge("scheduler_oldest_wake_seconds", "How late the step is that should have come first.")
         self._proven = self._gauge(
@@ -78,7 +87,7 @@ class ApiMetrics:
             absent = math.nan
         for what, gauge in self._there_is.items():
             for which in _EACH[what]:
-                gauge.labels(which).set(found.get((what, which)) or absent)
+                gauge.labels(*which.split()).set(found.get((what, which)) or absent)
         for what, gauge in (("wake", self._wake), ("proven", self._proven)):
             number = found.get((what, ""))
             gauge.set(math.nan if number is None else number)
@@ -96,7 +105,6 @@ class WorkMetrics:
             "scheduler_run_lateness_seconds", "From a run's due time to what came of it.", ("stage",), buckets=_LATE,
             registry=self.registry,
         )  # fmt: skip
-        self.ended = Counter("scheduler_runs_ended", "Runs that ended here.", ("kind", "state"), registry=self.registry)
         self.steps = Histogram(
             "scheduler_step_seconds", "Steps of runs that were taken here.", ("kind",), buckets=_SECONDS,
             registry=self.registry,

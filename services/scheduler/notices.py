@@ -149,11 +149,13 @@ def _notice(subject: str, text: str, severity: str, said: dict[str, Any]) -> Not
 
 def _of_backup(run: Run, schedule: str) -> str:
     how = _HOW[run.trigger]
+    whose = f'of schedule "{schedule}"' if run.schedule_id else "that somebody else asked for"
+    again = f"POST /v1/runs/{run.id}/again" if run.schedule_id else "POST /backups of the backup API"
     backup = (
         f"{run.backup_id}; its rows may or may not be stored, and are not proven" if run.backup_id else "none was made"
     )
     return f"""\
-The backup of schedule "{schedule}" FAILED. Do not count on a new backup from this run.
+The backup {whose} FAILED. Do not count on a new backup from this run.
 
 Why:       {run.reason}
 Backup:    {backup}
@@ -165,7 +167,7 @@ Run:       {run.id}
 What to do next:
 1. Mend what "Why" says.
 2. Look at GET /backups of the backup API: the newest one that is proven is what you have.
-3. Run it again: POST /v1/runs/{run.id}/again
+3. Run it again: {again}
    and see how it goes: GET /v1/runs
 """
 

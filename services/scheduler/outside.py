@@ -20,6 +20,7 @@ from scheduler.answers import CONNECT_SECONDS, Refused, Unavailable, traced
 from scheduler.runs import Claim, Ended, Waiting
 from scheduler.settings import SettingsError
 
+LOOK_UP_SECONDS = 2.0
 MAX_ANSWER_BYTES = 64 * 1024  # read, so that who answers is not cut short, and not looked at
 _UNICAST = IPv6Network("2000::/3")  # all that is public; the rest of it leads to IPv4, or nowhere
 _PORTS = {"http": 80, "https": 443}
@@ -68,6 +69,13 @@ class Outside:
             raise ValueError(f"the URL is not among those that are allowed here, which begin with: {these}")
         return parsed
 
+    async def fitting(self, url: str) -> None:
+        """Raises ValueError and Refused when a call of it would be refused, as far as that is known now."""
+        checked = self.check(url)
+        with suppress(Unavailable, TimeoutError):  # a name that cannot be looked up may be by then
+            async with asyncio.timeout(LOOK_UP_SECONDS):
+                await self._addresses(checked)
+
     async def call(self, method: str, url: str, body: Any, key: str) -> int:
         """The status of an answer that is a success. Raises Unavailable and Refused."""
         try:
@@ -113,7 +121,7 @@ class Outside:
         except (OSError, UnicodeError) as error:
             raise Unavailable(f"The address of {host} cannot be found out.") from error
         if not found or not all(map(_is_public, found)):
-            raise Refused(f"It was not asked: {host} has an address that is not public.")
+            raise Refused(f"{host} has an address that is not public.")
         return found
 
 

@@ -1,8 +1,9 @@
-"""An outside dead man's switch: an URL that is called after ticks, and tells somebody when nobody calls it.
+"""A dead man's switch: an outside URL, called once a minute after a tick, which tells somebody when nobody calls.
 
 The only alarm that comes when all of this is down.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,10 +30,11 @@ class Switch:
             return
         self._next = monotonic() + EVERY_SECONDS
         try:
-            (await self._http.get(self._url)).raise_for_status()
+            async with asyncio.timeout(ANSWER_SECONDS):
+                (await self._http.get(self._url)).raise_for_status()
         except httpx.HTTPStatusError as error:
             log.warning("the dead man's switch answered %d", error.response.status_code)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             log.warning("the dead man's switch does not answer: %s", type(error).__name__)
 
 

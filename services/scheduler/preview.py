@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
-from zoneinfo import ZoneInfo
+from itertools import islice, takewhile
 
 from scheduler import timing
 from scheduler.timing import Change, Timing
 
 LOOK_AHEAD = timedelta(days=400)
+HORIZON = timedelta(days=50 * 366)
 MAX_CHANGES = 2
 _MINUTE = timedelta(minutes=1)
 
@@ -20,9 +20,10 @@ class DueTime:
 
 
 def upcoming(times: Timing, now: datetime, count: int) -> list[DueTime]:
-    """The next `count`. Raises NeverDue."""
-    zone = ZoneInfo(times.timezone)
-    return [DueTime(due_at, due_at.astimezone(zone)) for due_at in islice(times.after(now), count)]
+    """The next `count`, of those within HORIZON. Raises NeverDue."""
+    zone, until = timing.zone(times.timezone), _begin(times, now) + HORIZON
+    near = takewhile(lambda due_at: due_at < until, times.after(now))
+    return [DueTime(due_at, due_at.astimezone(zone)) for due_at in islice(near, count)]
 
 
 def difference(before: Timing, after: Timing, now: datetime, count: int) -> tuple[list[DueTime], list[DueTime]]:
@@ -40,18 +41,26 @@ def difference(before: Timing, after: Timing, now: datetime, count: int) -> tupl
 
 
 def clock_changes(times: Timing, now: datetime) -> list[str]:
-    """A sentence on each of the next changes of the zone's clocks. Intervals and single times go by no clock."""
-    if times.cron is None:
+    """A sentence on each of the next changes of the zone's clocks. A single time goes by no clock. Raises NeverDue."""
+    if times.at:
         return []
+    now = _begin(times, now)
     until = min(now + LOOK_AHEAD, times.end_at or datetime.max.replace(tzinfo=UTC))
     found = timing.changes(times.timezone, now, until)[:MAX_CHANGES]
-    return [_sentence(times.cron, times.timezone, change) for change in found]
+    return [_sentence(times, change) for change in found]
 
 
-def _sentence(cron: str, timezone: str, change: Change) -> str:
+def _begin(times: Timing, now: datetime) -> datetime:
+    return max(now, times.at or times.start_at or now)
+
+
+def _sentence(times: Timing, change: Change) -> str:
     first, last = sorted((change.old_wall, change.new_wall))
     shift, lost = _length(last - first), f"{first:%H:%M} to {last:%H:%M}"
-    on = f"On {first.day} {first:%B %Y} clocks in {timezone}"
+    on = f"On {first.day} {first:%B %Y} clocks in {times.timezone}"
+    if (cron := times.cron) is None:
+        go, then = ("forward", "later") if change.forward else ("back", "earlier")
+        return f"{on} go {go} by {shift}: from then on they show {shift} {then} when it is due."
     walls = list(timing.matches(cron, first - timedelta(microseconds=1), last))
     which = _listed(walls)
     if change.forward:

@@ -114,7 +114,8 @@ _END = text("""
         announce_at = case when :announce then now() end,
         events = scheduler.with_event(events, :state, :reason)
     where id = :id and seq = :seq and state = 'running'
-    returning id, schedule_id, trigger, due_at, state, reason
+    returning id, schedule_id, trigger, due_at, state, reason,
+              extract(epoch from now() - due_at)::float - jitter_seconds as late_seconds
 """)
 
 # A step that ends every worker which takes it must not do so for ever.
@@ -330,8 +331,7 @@ async def note(session: AsyncSession, claim: Claim, outcome: Waiting | Ended) ->
         await alarms.after_end(session, row)
     elif newly_accepted and row.schedule_id:
         await alarms.after_acceptance(session, row.schedule_id)
-        return float(row.late_seconds)
-    return None
+    return float(row.late_seconds) if newly_accepted and row.schedule_id else None
 
 
 async def sweep(session: AsyncSession) -> list[UUID]:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from scheduler import alarms, due, runs
 from scheduler.definitions import ScheduleIn
-from scheduler.errors import NameTaken, NotPaused, RunActive, ScheduleNotFound, StillSettling, VersionMismatch
+from scheduler.errors import NameTaken, NeverDue, NotPaused, RunActive, ScheduleNotFound, StillSettling, VersionMismatch
 from scheduler.models import Revision, Run, Schedule
 
 SETTLED_AT_ONCE = 20  # times `due.DUE_TIMES_AT_ONCE`
@@ -74,8 +74,9 @@ async def locked(session: AsyncSession, schedule_id: UUID, revision: int | None 
 
 
 def definition(schedule: Schedule) -> ScheduleIn:
-    """As it was written."""
-    return ScheduleIn.model_validate({name: getattr(schedule, name) for name in _DEFINED})
+    """As it was written, also in a zone that has gone since: it must be possible to mend it."""
+    kept = {name: getattr(schedule, name) for name in _DEFINED}
+    return ScheduleIn.model_validate(kept | {"timezone": "UTC"}).model_copy(update={"timezone": schedule.timezone})
 
 
 async def revisions(
@@ -134,12 +135,15 @@ async def pause(
 
 
 async def resume(session: AsyncSession, schedule: Schedule, by: str | None, at: datetime | None = None) -> Schedule:
-    """Go on from now, or from `at`. `schedule` is `locked`. Raises NotPaused and NeverDue."""
+    """Go on from now, or from `at`. `schedule` is `locked`. Raises NotPaused."""
     if schedule.paused_at is None:
         raise NotPaused
     at = at or await _now(session, schedule)
     schedule.paused_at = schedule.paused_until = schedule.paused_note = None
-    schedule.next_due_at = due.timing(schedule).next(at)
+    try:
+        schedule.next_due_at = due.timing(schedule).next(at)
+    except NeverDue:
+        schedule.next_due_at = at  # the tick says it, by a run that has failed
     await _revise(session, schedule, "resumed", at, by)
     return schedule
 

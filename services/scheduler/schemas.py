@@ -4,7 +4,8 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from scheduler.definitions import CatchUp, Line, Moment, Retry
 from scheduler.ledger import Due, Ledger, Outcome
@@ -87,7 +88,7 @@ class Event(BaseModel):
 
 
 class Times(BaseModel):
-    """When a run came how far: where it was late, and for how long. `lateness_seconds` is from due to taken on."""
+    """When a run came how far: where it was late, and for how long. `lateness_seconds` is from planned to taken on."""
 
     due_at: datetime
     planned_at: Annotated[datetime, Field(description="Due, and its jitter.")]
@@ -224,13 +225,19 @@ class PauseIn(BaseModel):
     until: Annotated[Moment | None, Field(description="It goes on by itself then.")] = None
 
 
+def _later(to: datetime | None, others: ValidationInfo) -> datetime | None:
+    if to and (from_ := others.data.get("from_")) and to <= from_:
+        raise PydanticCustomError("order", "`to` must be later than `from`")
+    return to
+
+
 class BackfillPlanIn(BaseModel):
     """Due times after `from` up to `to`: those that nothing came of, also failed ones, or all."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     from_: Annotated[Moment, Field(alias="from")]
-    to: Moment
+    to: Annotated[Moment, AfterValidator(_later)]
     which: Literal["missing", "failed", "all"] = "missing"
 
 
@@ -262,13 +269,13 @@ class LedgerItem(BaseModel):
 
     @classmethod
     def of(cls, due: Due) -> Self:
-        last = (*due.backfills[-1:], due.run)[0]
+        best = due.best
         return cls(
             due_at=due.due_at,
             outcome=due.outcome,
-            run_id=last and last.id,
-            reason=last and last.reason,
-            backup_id=last and last.backup_id,
+            run_id=best and best.id,
+            reason=best and best.reason,
+            backup_id=best and best.backup_id,
         )
 
 
@@ -333,7 +340,7 @@ class PageQuery(BaseModel):
 
 
 class SchedulesQuery(PageQuery):
-    name: Annotated[str | None, Field(max_length=200, description="The one that is called so.")] = None
+    name: Annotated[Line | None, Field(description="The one that is called so.")] = None
 
 
 class RunsQuery(PageQuery):
@@ -366,7 +373,7 @@ class LedgerQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     from_: Annotated[Moment | None, Field(alias="from")] = None
-    to: Moment | None = None
+    to: Annotated[Moment | None, AfterValidator(_later)] = None
 
 
 class NoQuery(BaseModel):

@@ -97,8 +97,8 @@ class WorkerSettings(Settings):
     redis_url: RedisUrl
     backups_url: Annotated[str, Field(pattern=r"^https?://[^?#\s]+[^?#\s/]$")]  # the gateway, up to and with its stage
     topic_arn: Annotated[str, Field(pattern=r"^arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+$")]
-    ping_url: SecretUrl | None = None  # a dead man's switch, called after ticks
-    status_port: Annotated[Number, Field(ge=1, le=65535)] | None = None  # for /livez, /readyz and /metrics
+    ping_url: SecretUrl | None = None  # a dead man's switch
+    status_address: Annotated[str, Field(pattern=r"^(.+:[1-9][0-9]{0,4})?$")] = ""  # for /livez, /readyz and /metrics
     proven_within_hours: Annotated[Number, Field(ge=1, le=8760)] = 26
     runs_kept_days: Annotated[Number, Field(ge=7, le=3650)] = 400
 

@@ -30,9 +30,13 @@ class Status:
     def reached_redis(self) -> None:
         self._reached = monotonic()
 
+    @property
+    def ticks(self) -> bool:
+        return monotonic() - self._ticked <= LATELY_SECONDS
+
     def missing(self) -> str | None:
         """Why it is not ready."""
-        if monotonic() - self._ticked > LATELY_SECONDS:
+        if not self.ticks:
             return "It has not ticked lately: see whether PostgreSQL is up."
         if monotonic() - self._reached > LATELY_SECONDS:
             return "It has not reached Redis lately."
@@ -47,9 +51,9 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(port: int | None, status: Status) -> AsyncIterator[None]:
-    """Without a port it listens nowhere. A port that is taken ends the process, with what uvicorn says."""
-    if port is None:
+async def serving(address: str, status: Status) -> AsyncIterator[None]:
+    """Without an address it listens nowhere. A port that is taken ends the process, with what uvicorn says."""
+    if not address:
         yield
         return
 
@@ -65,8 +69,8 @@ async def serving(port: int | None, status: Status) -> AsyncIterator[None]:
 
     routes = [Route(f"/{each.__name__}", each) for each in (livez, readyz)] + [Route("/metrics", exposed)]
     app = Starlette(routes=routes)
-    # Of a container, in which nobody else listens.
-    config = uvicorn.Config(app, "0.0.0.0", port, access_log=False, lifespan="off", log_config=None)  # noqa: S104
+    host, _, port = address.rpartition(":")
+    config = uvicorn.Config(app, host.strip("[]"), int(port), access_log=False, lifespan="off", log_config=None)
     server = _Server(config)
     running = asyncio.create_task(server.serve())
     while not (server.started or running.done()):  # noqa: ASYNC110 - uvicorn sets no event

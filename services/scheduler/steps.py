@@ -41,7 +41,7 @@ async def take(engine: AsyncEngine, reach: Reach, step: Step) -> None:
     try:
         reach.metrics.late("claimed", claim.late_seconds)
         outcome = await _traced(reach, claim, kind)
-        await _write(engine, reach, claim, outcome, kind)
+        await _write(engine, reach, claim, outcome)
     finally:
         logs.IDS.reset(entered)
 
@@ -57,7 +57,7 @@ async def _traced(reach: Reach, claim: Claim, kind: str) -> Waiting | Ended:
             reach.metrics.took(kind, started)
 
 
-async def _write(engine: AsyncEngine, reach: Reach, claim: Claim, outcome: Waiting | Ended, kind: str) -> None:
+async def _write(engine: AsyncEngine, reach: Reach, claim: Claim, outcome: Waiting | Ended) -> None:
     try:
         async with db.transaction(engine) as session:
             late = await runs.note(session, claim, outcome)
@@ -65,8 +65,6 @@ async def _write(engine: AsyncEngine, reach: Reach, claim: Claim, outcome: Waiti
         log.warning("run %s step %d took longer than its lease; another worker has it now", claim.id, claim.seq)
         return
     reach.metrics.late("accepted", late)
-    if isinstance(outcome, Ended):
-        reach.metrics.ended.labels(kind, outcome.state).inc()
     state = outcome.state if isinstance(outcome, Ended) else "waiting"
     log.info("run %s step %d: %s %s", claim.id, claim.seq, state, outcome.reason or "")
 
@@ -105,7 +103,7 @@ def _again(claim: Claim, error: Unavailable) -> Waiting | Ended:
         times = "once" if asked == 1 else f"{asked} times"
         return Ended("failed", claim.backup_id, f"{error} It was asked {times}, and is not asked again.", announce=True)
     delay = error.retry_after_seconds
-    delay = _back_off_seconds(claim.retry, claim.attempts) if delay is None else delay
+    delay = _back_off_seconds(claim.retry, claim.attempts) if delay is None else max(delay, claim.retry.min_seconds)
     return Waiting(delay, claim.backup_id, asked, f"{error} It will be asked again.")
 
 

@@ -145,8 +145,17 @@ def matches(cron: str, after: datetime, before: datetime) -> Iterator[datetime]:
         yield wall
 
 
+def zone(name: str) -> ZoneInfo:
+    """Raises NeverDue."""
+    try:
+        return ZoneInfo(name)
+    except (LookupError, OSError, ValueError) as error:
+        raise NeverDue("", name) from error
+
+
 def changes(timezone: str, after: datetime, until: datetime) -> list[Change]:
-    """Of the zone's clocks, in (after, until]."""
+    """Of the zone's clocks, in (after, until]. Raises NeverDue."""
+    zone(timezone)
     years = range(after.year, until.year + 1)
     found = (change for year in years for change in _changes_of_year(timezone, year))
     return [change for change in found if change.before != change.after and after < change.at <= until]

@@ -23,7 +23,8 @@ async def step(backups: Backups, claim: Claim) -> Waiting | Ended:
         return await _apply(backups, claim)
     plan = await backups.plan()
     if plan.expire + plan.clean == 0:
-        return Ended("succeeded", None, _told(f"There is nothing to remove: {plan.keep} are kept.", claim.memo))
+        why = _told(f"There is nothing to remove: {plan.keep} are kept.", claim.memo)
+        return Ended("succeeded", None, why, accepted=True)
     return Waiting(0.0, None, memo=claim.memo | {"digest": plan.digest}, accepted=True)
 
 

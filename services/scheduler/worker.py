@@ -70,13 +70,14 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event, pace: float = 1.0
         topic = await stack.enter_async_context(notices.connect(settings.topic_arn))
         switch = await stack.enter_async_context(ping.connect(settings.ping_url))
         shown = Status(counted)
-        await stack.enter_async_context(status.serving(settings.status_port, shown))
+        await stack.enter_async_context(status.serving(settings.status_address, shown))
         async with asyncio.TaskGroup() as group:
             for name, seconds, action in (
-                ("tick", 1.0, partial(tick, engine, redis, switch, shown)),
+                ("tick", 1.0, partial(tick, engine, redis, shown)),
+                ("ping", 1.0, partial(ping_after_ticks, switch, shown)),
                 ("dispatch", 1.0, partial(dispatch, engine, redis, counted)),
                 ("sweep", 5.0, partial(sweep, engine)),
-                ("left behind", 5.0, partial(left_behind, engine, reach)),
+                ("left behind", 5.0, partial(left_behind, engine, reach, stop)),
                 ("alarms", 5.0, partial(look, engine)),
                 ("announce", 1.0, partial(announce, engine, topic)),
                 ("watch", 15.0, partial(watch.look, engine, client, timedelta(hours=settings.proven_within_hours))),
@@ -88,7 +89,7 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event, pace: float = 1.0
         log.info("stopped")
 
 
-async def tick(engine: AsyncEngine, redis: ArqRedis, switch: ping.Switch, shown: Status) -> None:
+async def tick(engine: AsyncEngine, redis: ArqRedis, shown: Status) -> None:
     """As long as much is due, without a pause."""
     fired = due.SCHEDULES_AT_ONCE
     while fired == due.SCHEDULES_AT_ONCE:
@@ -97,10 +98,15 @@ async def tick(engine: AsyncEngine, redis: ArqRedis, switch: ping.Switch, shown:
                 if fired := await due.fire(session):
                     log.info("due: %d", fired)
     shown.ticked()
-    await switch.ping()
     # Last: while Redis is away nothing can be dispatched, but what is due is recorded.
     await redis.set(_heartbeat(), b"ticked", ex=HEARTBEAT_SECONDS)
     shown.reached_redis()
+
+
+async def ping_after_ticks(switch: ping.Switch, shown: Status) -> None:
+    """Beside the ticks, which wait for nobody outside."""
+    if shown.ticks:
+        await switch.ping()
 
 
 async def dispatch(engine: AsyncEngine, redis: ArqRedis, counted: WorkMetrics) -> None:
@@ -123,12 +129,13 @@ async def sweep(engine: AsyncEngine) -> None:
             log.warning("run %s was left by its worker", run_id)
 
 
-async def left_behind(engine: AsyncEngine, reach: Reach) -> None:
+async def left_behind(engine: AsyncEngine, reach: Reach, stop: asyncio.Event) -> None:
     """Redis may be away for longer than a run may take: past its deadline a run ends without the queue."""
     async with db.transaction(engine) as session:
         found = await runs.left_behind(session)
     for step in found:
-        await steps.take(engine, reach, step)
+        if not stop.is_set():
+            await steps.take(engine, reach, step)
 
 
 async def look(engine: AsyncEngine) -> None:

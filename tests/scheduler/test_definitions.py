@@ -1,5 +1,6 @@
 """What may be said of a schedule, and what is refused: with the field that is wrong and what it may be."""
 
+import json
 from typing import Any
 
 import httpx
@@ -28,6 +29,7 @@ HTTP = {"kind": "http", "url": "https://hooks.example.com/nightly"}
         ({"cron": None, "at": "2030-01-01T00:00:00"}, "#/at", "timezone"),
         ({"cron": None, "at": 1900000000}, "#/at", "as `2026-11-22T02:00:00Z`"),
         ({"cron": None, "at": "0001-01-01T00:00:00+10:00"}, "#/at", "too far away"),
+        ({"start_at": "9999-12-31T00:00:00Z"}, "#/start_at", "too far away"),
         ({"timezone": "Mars/Olympus"}, "#/timezone", "no zone of the IANA database"),
         ({"timezone": "/etc/passwd"}, "#/timezone", "no zone of the IANA database"),
         ({"timezone": "localtime"}, "#/timezone", "no zone of the IANA database"),
@@ -48,6 +50,8 @@ HTTP = {"kind": "http", "url": "https://hooks.example.com/nightly"}
         ({"target": {"kind": "backup", "tables": []}}, "#/target/tables", "at least 1"),
         ({"target": {"kind": "proof", "backup": "x"}}, "#/target/backup", "not permitted"),
         ({"target": HTTP | {"body": "x" * 16_400}}, "#/target/body", "16384 bytes"),
+        ({"target": HTTP | {"body": {"a": "\x00"}}}, "#/target/body", "NUL characters"),
+        ({"target": HTTP | {"body": "\\\\\x00"}}, "#/target/body", "NUL characters"),
         ({"target": HTTP | {"method": "BREW"}}, "#/target/method", "'GET', 'POST'"),
         ({"target": HTTP | {"url": "https://elsewhere.example.com/"}}, "#/target/url", "not among those"),
         (
@@ -56,13 +60,14 @@ HTTP = {"kind": "http", "url": "https://hooks.example.com/nightly"}
             "not among those",
         ),
         ({"target": HTTP | {"url": "http://127.0.0.1/"}}, "#/target/url", ""),
+        ({"target": HTTP | {"url": "http://localhost/x"}}, "#/target/url", "an address that is not public"),
         ({"target": HTTP | {"url": "file:///etc/passwd"}}, "#/target/url", ""),
     ],
 )
 async def test_what_is_wrong_is_named_with_what_is_allowed(
     ops: httpx.AsyncClient, app: FastAPI, change: dict[str, Any], pointer: str, said: str
 ) -> None:
-    app.state.outside = Outside(["https://hooks.example.com/"])
+    app.state.outside = Outside(["https://hooks.example.com/", "http://localhost"])
     response = await ops.post("/v1/schedules", json={k: v for k, v in (GOOD | change).items() if v is not None})
     assert (response.status_code, response.json()["type"]) == (422, "/problems/invalid-request"), response.text
     first = response.json()["errors"][0]
@@ -73,9 +78,23 @@ async def test_what_is_wrong_is_named_with_what_is_allowed(
 
 async def test_a_call_to_what_is_allowed_is_taken(ops: httpx.AsyncClient, app: FastAPI) -> None:
     app.state.outside = Outside(["https://hooks.example.com/"])
-    response = await ops.post("/v1/schedules", json=GOOD | {"target": HTTP | {"body": {"a": [1, None]}}})
+    body = {"a": [1, None, "\\u0000"], "b": "é" * 4000}  # a backslash, and no NUL
+    response = await ops.post("/v1/schedules", json=GOOD | {"target": HTTP | {"body": body}})
     assert response.status_code == 201, response.text
-    assert response.json()["target"] == HTTP | {"method": "POST", "body": {"a": [1, None]}}
+    assert response.json()["target"] == HTTP | {"method": "POST", "body": body}
+
+
+@pytest.mark.parametrize("body", ["1e999", '"\\ud800"'])
+async def test_what_cannot_be_sent_on_is_refused(ops: httpx.AsyncClient, app: FastAPI, body: str) -> None:
+    app.state.outside = Outside(["https://hooks.example.com/"])
+    sent = json.dumps(GOOD | {"target": HTTP | {"body": "here"}}).replace('"here"', body)
+    response = await ops.post("/v1/schedules", content=sent, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (422, "#/target/body")
+
+
+async def test_a_name_that_none_has_is_refused(ops: httpx.AsyncClient) -> None:
+    response = await ops.get("/v1/schedules", params={"name": "\x00"})
+    assert (response.status_code, response.json()["errors"][0]["parameter"]) == (422, "name")
 
 
 @pytest.mark.parametrize(

@@ -133,13 +133,11 @@ async def redis_forgets(world: World, _: int) -> None:
 
 async def one_takes_the_place_of_another(world: World, _: int) -> None:
     await add(world, overlap="cancel_previous", jitter_seconds=60)
-    for _ in range(10):
-        world.gateway.outcome = {"state": "running"}
-        await world.move(2 * MINUTE)
-        for _ in range(3):
-            await work(world)
-            await world.move(timedelta(seconds=2))
+    await world.move(timedelta(seconds=90))
+    for _ in range(8):
+        await work(world)
         await world.check()
+        await world.move(2 * MINUTE)
 
 
 async def cancelled_while_it_ends(world: World, number: int) -> None:

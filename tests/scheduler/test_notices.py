@@ -181,6 +181,14 @@ What to do next:
     )
 
 
+def test_the_mail_about_somebody_elses_backup_says_what_can_be_done() -> None:
+    run = run_that_failed()
+    run.schedule_id, run.trigger = None, "adopted"
+    told = notices.failed(run, "none; somebody else asked for it").text
+    assert told.startswith("The backup that somebody else asked for FAILED.")
+    assert "3. Run it again: POST /backups of the backup API" in told
+
+
 @given(st.text())
 def test_every_subject_is_one_that_sns_takes(name: str) -> None:
     subject = notices.failed(run_that_failed(), name).subject

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from scheduler.preview import clock_changes, difference
+from scheduler.preview import clock_changes, difference, upcoming
 from scheduler.timing import Timing
 from tests.scheduler.chain import DAILY
 
@@ -49,7 +49,26 @@ def test_half_an_hour_is_called_so() -> None:
 
 def test_nothing_is_said_where_clocks_do_not_change() -> None:
     assert told("30 2 * * *", "UTC") == []
-    assert clock_changes(Timing(None, 3600, None, "Europe/Ljubljana", NOW), NOW) == []
+    assert clock_changes(Timing(None, None, NOW, "Europe/Ljubljana", NOW), NOW) == []
+
+
+def test_an_interval_goes_on_and_the_clocks_show_something_else() -> None:
+    assert clock_changes(Timing(None, 86400, None, "Europe/Ljubljana", NOW), NOW)[0] == (
+        "On 29 March 2026 clocks in Europe/Ljubljana go forward by 1 hour: from then on they show 1 hour later when it"
+        " is due."
+    )
+
+
+def test_changes_before_it_begins_are_left_out() -> None:
+    begins = NOW.replace(year=2029)
+    sentences = clock_changes(Timing("30 2 * * *", None, None, "Europe/Ljubljana", NOW, start_at=begins), NOW)
+    assert ["2029" in sentence for sentence in sentences] == [True, True]
+
+
+def test_it_looks_so_far_and_no_further() -> None:
+    rarely = upcoming(Timing("0 0 29 2 */7", None, None, "UTC", NOW), NOW, 100)
+    assert [due.at.year for due in rarely] == [2032, 2060]
+    assert [due.at.year for due in upcoming(Timing(None, None, NOW.replace(year=2150), "UTC", NOW), NOW, 9)] == [2150]
 
 
 def test_an_edit_is_compared_as_far_as_both_sides_are_known() -> None:

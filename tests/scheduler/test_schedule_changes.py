@@ -15,6 +15,7 @@ from tests.scheduler.chain import DAILY
 HOOK = {"kind": "proof"}
 # Half an hour from now, so that nothing is due while a test runs.
 HOURLY = {"name": "hourly", "cron": f"{(datetime.now(UTC).minute + 30) % 60} * * * *", "target": HOOK}
+ANY_VERSION = {"If-Match": "*", "Content-Type": "application/merge-patch+json"}
 Make = Callable[..., Awaitable[dict[str, Any]]]
 
 
@@ -117,6 +118,40 @@ async def test_an_edit_is_a_merge_patch(ops: httpx.AsyncClient, make: Make) -> N
     assert (edited["cron"], edited["every_seconds"], edited["revision"]) == (None, 7200, 2)
     wrong = await edit(ops, made["id"], {"retry": {"max_seconds": 0.5}}, '"2"')
     assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "#/retry/max_seconds")
+
+
+async def test_another_kind_of_target_takes_the_place_of_one(ops: httpx.AsyncClient) -> None:
+    patch = '{"target": {"kind": "proof", "label": null}}'
+    response = await ops.patch(f"/v1/schedules/{DAILY}", content=patch, headers=ANY_VERSION)
+    assert (response.status_code, response.json().get("target")) == (200, {"kind": "proof"}), response.text
+
+
+async def test_a_zone_that_has_gone_stops_nobody_else_and_can_be_mended(
+    ops: httpx.AsyncClient, make: Make, sql: asyncpg.Connection, engine: AsyncEngine
+) -> None:
+    made, other = await make(), await make(name="other")
+    path = f"/v1/schedules/{made['id']}"
+    for each in (made, other):
+        until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        assert (await ops.post(f"/v1/schedules/{each['id']}/pause", json={"until": until})).status_code == 200
+    await sql.execute(
+        "update scheduler.schedules set paused_until = now() where paused_at is not null;"
+        "update scheduler.schedules set timezone = 'Gone/Zone' where name = 'hourly';"
+        'update scheduler.schedule_revisions set definition = definition || \'{"timezone": "Gone/Zone"}\''
+        " where schedule_id in (select id from scheduler.schedules where name = 'hourly')"
+    )
+    await worker.look(engine)
+    assert (await ops.get(f"/v1/schedules/{other['id']}")).json()["state"] == "active"
+    await fire(engine)
+    assert await states(sql, made["id"]) == ["failed"]
+    for asked in ("preview", "ledger"):
+        told = await ops.get(f"{path}/{asked}")
+        assert (told.status_code, told.json()["type"]) == (409, "/problems/never-due"), told.text
+        assert "Gone/Zone" in told.json()["detail"]
+    refused = await ops.patch(path, content='{"name": "another"}', headers=ANY_VERSION)
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "#/timezone")
+    mended = await ops.patch(path, content='{"timezone": "UTC"}', headers=ANY_VERSION)
+    assert (mended.status_code, mended.json()["next_due_at"]) == (200, made["next_due_at"]), mended.text
 
 
 async def test_one_that_is_over_can_be_renamed_and_set_to_another_time(
@@ -310,6 +345,11 @@ async def test_a_due_time_is_skipped_while_the_run_before_goes_on(
     assert rows[1]["reason"].endswith("had not ended.")
     assert await sql.fetchval("select kind from scheduler.alarms where schedule_id = $1", made["id"]) == "skipped"
 
+    await sql.execute("update scheduler.alarms set closed_at = now(), closed_by = 'ops'")
+    await sql.execute("update scheduler.schedules set next_due_at = now() where name = 'hourly'")
+    await fire(engine)
+    assert await sql.fetchval("select count(*) from scheduler.alarms where closed_at is null") == 1, "it still holds"
+
 
 async def test_the_run_before_is_cancelled_and_the_newest_takes_its_place(
     ops: httpx.AsyncClient, make: Make, sql: asyncpg.Connection, engine: AsyncEngine
@@ -365,6 +405,16 @@ async def test_a_missed_time_is_run_after_all_by_a_backfill(
     await sql.execute("update scheduler.runs set state = 'succeeded', ended_at = now() where trigger = 'backfill'")
     ledger = (await ops.get(f"{path}/ledger")).json()
     assert (ledger["counts"], ledger["complete"]) == ({"succeeded": 4}, True)
+
+    again = span | {"which": "all", "count": 4}
+    assert (await ops.post(f"{path}/backfills", json=again)).status_code == 202
+    assert (await ops.post(f"{path}/backfills", json=again)).status_code == 409, "they are under way"
+    await sql.execute("update scheduler.runs set state = 'failed', reason = 'no', ended_at = now()"
+                      " where trigger = 'backfill' and ended_at is null")  # fmt: skip
+    items = (await ops.get(f"{path}/ledger")).json()["items"]
+    assert [(each["outcome"], each["reason"]) for each in items] == [("succeeded", None)] * 4
+    backwards = await ops.post(f"{path}/backfills/preview", json={"from": span["to"], "to": span["from"]})
+    assert (backwards.status_code, backwards.json()["errors"][0]["pointer"]) == (422, "#/to")
 
 
 async def test_a_backup_has_no_backfill(ops: httpx.AsyncClient) -> None:

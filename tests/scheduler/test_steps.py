@@ -1,6 +1,7 @@
 """A step of a run, from the claim to what is written: on a real database, against a gateway that does as it is told."""
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
@@ -100,6 +101,21 @@ async def test_the_gateway_says_when_to_ask_again(one: OneRun, status: int) -> N
     one.gateway.instead.append(problem(status, "Slow down.", **{"Retry-After": "120"}))
     await one.take(1)
     assert timedelta(seconds=115) < (await one.row())["wakes_in"] <= timedelta(seconds=120)
+
+
+async def test_nobody_is_asked_again_sooner_than_the_schedule_says(make: Make) -> None:
+    one = await make(retry={"min_seconds": 50})
+    one.gateway.instead.append(problem(503, "Not now.", **{"Retry-After": "0"}))
+    assert timedelta(seconds=45) < (await one.take(1))["wakes_in"] <= timedelta(seconds=50)
+
+
+async def test_a_long_run_keeps_its_first_events_and_its_last(one: OneRun) -> None:
+    many = json.dumps([{"at": "2026-11-22T02:00:00Z", "event": f"event {number}"} for number in range(100)])
+    await one.sql.execute("update scheduler.runs set events = $1", many)
+    await one.be_overdue()
+    run = await one.take(1)
+    events = [each["event"] for each in json.loads(run["events"])]
+    assert (len(events), events[98], events[99]) == (100, "event 98", "failed")
 
 
 async def test_no_wait_goes_beyond_the_deadline(one: OneRun) -> None:

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from scheduler import backfills, db, history, jobs, ledger, ping, schedules, steps, worker
+from scheduler import backfills, db, history, jobs, ledger, schedules, steps, worker
 from scheduler.backups import Backups
 from scheduler.definitions import ScheduleIn
 from scheduler.errors import SchedulerError
@@ -161,9 +161,7 @@ class World:
 
     async def tick(self, name: str, fault: Fault | None = None) -> None:
         actor = self.actors[name]
-        async with httpx.AsyncClient() as http:
-            shown = Status(self.reach.metrics)
-            await self.act(name, worker.tick(actor.engine, actor.redis, ping.Switch(http, None), shown), fault)
+        await self.act(name, worker.tick(actor.engine, actor.redis, Status(self.reach.metrics)), fault)
 
     async def dispatch(self, name: str, fault: Fault | None = None) -> None:
         actor = self.actors[name]
@@ -185,7 +183,7 @@ class World:
     async def look(self, name: str, fault: Fault | None = None) -> None:
         engine = self.actors[name].engine
         await self.act(name, worker.sweep(engine), fault)
-        await self.act(name, worker.left_behind(engine, self.reach))
+        await self.act(name, worker.left_behind(engine, self.reach, asyncio.Event()))
         await self.act(name, worker.look(engine))
 
     async def add(self, **definition: Any) -> UUID | None:

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from scheduler.answers import Refused
 from scheduler.definitions import HttpTarget, ScheduleEdit, ScheduleIn
 from scheduler.errors import (
     BodyTooLarge,
@@ -125,7 +126,7 @@ def etag(schedule: Schedule) -> dict[str, str]:
     return {"ETag": f'"{schedule.revision}"'}
 
 
-def fitting(request: Request, wanted: ScheduleIn, before: ScheduleIn | None = None) -> ScheduleIn:
+async def fitting(request: Request, wanted: ScheduleIn, before: ScheduleIn | None = None) -> ScheduleIn:
     """As it can be kept: it calls what it may, and is due some time, unless that is as it was before.
 
     Raises RequestValidationError.
@@ -133,8 +134,8 @@ def fitting(request: Request, wanted: ScheduleIn, before: ScheduleIn | None = No
     if isinstance(wanted.target, HttpTarget):
         outside: Outside = request.app.state.outside
         try:
-            outside.check(wanted.target.url)
-        except ValueError as error:
+            await outside.fitting(wanted.target.url)
+        except (ValueError, Refused) as error:
             raise _invalid(wanted, "url_refused", str(error), "target", "url") from None
     where, now = "cron" if wanted.cron else "at" if wanted.at else "end_at", datetime.now(UTC)
     if before and before.timing(now) == wanted.timing(now):

@@ -13,6 +13,7 @@ from scheduler.definitions import ScheduleEdit, ScheduleIn
 from scheduler.errors import (
     BackfillRefused,
     NameTaken,
+    NeverDue,
     NotPaused,
     PreconditionMissing,
     RunActive,
@@ -91,7 +92,7 @@ async def create(
     wanted: Wanted, request: Request, session: Session, caller: Caller, response: Response, _: NoParameters
 ) -> ScheduleOut:
     """Make a schedule."""
-    made = await schedules.create(session, fitting(request, wanted), caller)
+    made = await schedules.create(session, await fitting(request, wanted), caller)
     response.headers.update(etag(made) | {"Location": f"/v1/schedules/{made.id}"})
     return ScheduleOut.of(made)
 
@@ -105,7 +106,7 @@ async def create(
 async def preview_new(wanted: Wanted, request: Request, query: Annotated[CountQuery, Query()]) -> PreviewOut:
     """See when a schedule would be due, before it is made."""
     now = datetime.now(UTC)
-    return _preview(fitting(request, wanted).timing(now), now, query.count)
+    return _preview((await fitting(request, wanted)).timing(now), now, query.count)
 
 
 @router.get(
@@ -143,7 +144,7 @@ async def edit(
     """Change a schedule, by a JSON merge patch. What was due until now stays as it was."""
     schedule = await schedules.locked(session, schedule_id, revision(if_match))
     before = schedules.definition(schedule)
-    wanted = fitting(request, edited(change, before), before)
+    wanted = await fitting(request, edited(change, before), before)
     schedule = await schedules.edit(session, schedule, wanted, caller)
     response.headers.update(etag(schedule))
     return ScheduleOut.of(schedule)
@@ -167,7 +168,7 @@ async def delete(
     "/schedules/{schedule_id}/preview",
     operation_id="previewSchedule",
     dependencies=[READ],
-    responses=documented(*ALWAYS, ScheduleNotFound),
+    responses=documented(*ALWAYS, ScheduleNotFound, NeverDue),
 )
 async def preview_due(schedule_id: UUID, session: Session, query: Annotated[CountQuery, Query()]) -> PreviewOut:
     """See when a schedule is due next. While it is paused: when it would be."""
@@ -179,7 +180,7 @@ async def preview_due(schedule_id: UUID, session: Session, query: Annotated[Coun
     "/schedules/{schedule_id}/preview",
     operation_id="previewEdit",
     dependencies=[READ],
-    responses=documented(*WITH_BODY, ScheduleNotFound),
+    responses=documented(*WITH_BODY, ScheduleNotFound, NeverDue),
 )
 async def preview_edit(
     schedule_id: UUID,
@@ -191,7 +192,7 @@ async def preview_edit(
     """See what an edit would do, before it is made: which due times disappear, and which appear."""
     schedule, now = await schedules.get(session, schedule_id), datetime.now(UTC)
     was = schedules.definition(schedule)
-    wanted = fitting(request, edited(change, was), was)
+    wanted = await fitting(request, edited(change, was), was)
     before, after = due.timing(schedule), wanted.timing(schedules.anchor(schedule, wanted, now))
     gone, come = preview.difference(before, after, now, query.count)
     told = _preview(after, now, query.count).model_dump()
@@ -213,7 +214,7 @@ async def pause(
     wanted: Annotated[PauseIn | None, Body()] = None,
     if_match: IfMatch = None,
 ) -> ScheduleOut:
-    """Pause a schedule: nothing is due until it is resumed. Runs that have been made go on."""
+    """Pause a schedule, any version of it or that of `If-Match`: nothing is due until it is resumed. Its runs go on."""
     schedule = await schedules.locked(session, schedule_id, optional_revision(if_match))
     wanted = to_come(wanted or PauseIn())
     paused = await schedules.pause(session, schedule, wanted.note, wanted.until, caller)
@@ -230,7 +231,7 @@ async def pause(
 async def resume(
     schedule_id: UUID, session: Session, caller: Caller, response: Response, _: NoParameters, if_match: IfMatch = None
 ) -> ScheduleOut:
-    """Resume a schedule, from now on: what was due meanwhile does not run."""
+    """Resume a schedule, any version of it or that of `If-Match`: what was due meanwhile does not run."""
     schedule = await schedules.locked(session, schedule_id, optional_revision(if_match))
     resumed = await schedules.resume(session, schedule, caller)
     response.headers.update(etag(resumed))
@@ -257,7 +258,7 @@ async def trigger(
     "/schedules/{schedule_id}/backfills/preview",
     operation_id="previewBackfill",
     dependencies=[READ],
-    responses=documented(*WITH_BODY, ScheduleNotFound, BackfillRefused),
+    responses=documented(*WITH_BODY, ScheduleNotFound, BackfillRefused, NeverDue),
 )
 async def preview_backfill(
     schedule_id: UUID, wanted: BackfillPlanIn, session: Session, _: NoParameters
@@ -273,7 +274,7 @@ async def preview_backfill(
     operation_id="startBackfill",
     status_code=202,
     dependencies=[WRITE],
-    responses=documented(*WITH_BODY, ScheduleNotFound, BackfillRefused),
+    responses=documented(*WITH_BODY, ScheduleNotFound, BackfillRefused, NeverDue),
 )
 async def start_backfill(schedule_id: UUID, wanted: BackfillIn, session: Session, _: NoParameters) -> BackfillOut:
     """Run due times of the past, one after the other. `count` is what the preview said."""
@@ -286,7 +287,7 @@ async def start_backfill(schedule_id: UUID, wanted: BackfillIn, session: Session
     "/schedules/{schedule_id}/ledger",
     operation_id="getLedger",
     dependencies=[READ],
-    responses=documented(*ALWAYS, ScheduleNotFound),
+    responses=documented(*ALWAYS, ScheduleNotFound, NeverDue),
 )
 async def show_ledger(schedule_id: UUID, session: Session, query: Annotated[LedgerQuery, Query()]) -> LedgerOut:
     """Account for every due time: what became of it, and whether one has no row."""

@@ -118,13 +118,13 @@ def upgrade() -> None:
     for name, columns, unique, condition in RUN_INDEXES:
         op.create_index(name, "runs", columns, unique=unique, schema=SCHEMA, postgresql_where=sa.text(condition))
 
-    # In order; a run that is asked for hours keeps its first hundred events.
+    # In order; a run that is asked for hours keeps its first 99 events and its last.
     op.execute("""
         create function scheduler.with_event(events jsonb, event text, detail text default null) returns jsonb
         stable language sql as $$
-            select case when jsonb_array_length(events) >= 100 then events else events || jsonb_build_array(
+            select case when jsonb_array_length(events) >= 100 then events - -1 else events end || jsonb_build_array(
                 jsonb_strip_nulls(jsonb_build_object('at', now(), 'event', event, 'detail', detail))
-            ) end
+            )
         $$
     """)
     op.create_table(
