@@ -4,8 +4,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler.definitions import CatchUp, Line, Moment, Retry
 from scheduler.ledger import Due, Ledger, Outcome
@@ -225,19 +224,13 @@ class PauseIn(BaseModel):
     until: Annotated[Moment | None, Field(description="It goes on by itself then.")] = None
 
 
-def _later(to: datetime | None, others: ValidationInfo) -> datetime | None:
-    if to and (from_ := others.data.get("from_")) and to <= from_:
-        raise PydanticCustomError("order", "`to` must be later than `from`")
-    return to
-
-
 class BackfillPlanIn(BaseModel):
     """Due times after `from` up to `to`: those that nothing came of, also failed ones, or all."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     from_: Annotated[Moment, Field(alias="from")]
-    to: Annotated[Moment, AfterValidator(_later)]
+    to: Moment
     which: Literal["missing", "failed", "all"] = "missing"
 
 
@@ -340,7 +333,9 @@ class PageQuery(BaseModel):
 
 
 class SchedulesQuery(PageQuery):
-    name: Annotated[Line | None, Field(description="The one that is called so.")] = None
+    name: Annotated[
+        str | None, Field(max_length=200, pattern=r"^[^\x00]*$", description="The one that is called so.")
+    ] = None
 
 
 class RunsQuery(PageQuery):
@@ -373,7 +368,7 @@ class LedgerQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     from_: Annotated[Moment | None, Field(alias="from")] = None
-    to: Annotated[Moment | None, AfterValidator(_later)] = None
+    to: Moment | None = None
 
 
 class NoQuery(BaseModel):
