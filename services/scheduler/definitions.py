@@ -97,7 +97,14 @@ def _utc(moment: datetime) -> datetime:
     return utc
 
 
+def _within(moment: datetime) -> datetime:
+    """Nothing was due before, and nothing is after."""
+    first, last = datetime(1970, 1, 2, tzinfo=UTC), datetime(2199, 12, 31, tzinfo=UTC)
+    return min(max(moment, first), last).astimezone(UTC)
+
+
 Moment = Annotated[AwareDatetime, BeforeValidator(_text_of_a_moment), AfterValidator(_utc)]
+SpanEnd = Annotated[AwareDatetime, BeforeValidator(_text_of_a_moment), AfterValidator(_within)]
 Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain)]
 # As the backup API has them.
 TableName = Annotated[str, Field(min_length=1, max_length=127, pattern=r"^[^\x00]*$")]

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scheduler.definitions import CatchUp, Line, Moment, Retry
+from scheduler.definitions import CatchUp, Line, Moment, Retry, SpanEnd
 from scheduler.ledger import Due, Ledger, Outcome
 from scheduler.models import Alarm, Revision, Run, Schedule
 
@@ -229,8 +229,8 @@ class BackfillPlanIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    from_: Annotated[Moment, Field(alias="from")]
-    to: Moment
+    from_: Annotated[SpanEnd, Field(alias="from")]
+    to: SpanEnd
     which: Literal["missing", "failed", "all"] = "missing"
 
 
@@ -367,8 +367,8 @@ class LedgerQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    from_: Annotated[Moment | None, Field(alias="from")] = None
-    to: Moment | None = None
+    from_: Annotated[SpanEnd | None, Field(alias="from")] = None
+    to: SpanEnd | None = None
 
 
 class NoQuery(BaseModel):
