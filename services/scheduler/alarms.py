@@ -1,7 +1,8 @@
 """Alarms: what is wrong, each opened once and closed once, however often it is seen and whoever sees it.
 
     failing      a schedule's last run failed, until one succeeds
-    overdue      a due time whose run nobody has taken on, or that nobody was there to see, until one is
+    overdue      a due time whose run nobody has taken on, or that nobody was there to see, until one is, or the run is
+                 cancelled
     too_long     a run goes on for longer than it should, until it ends
     skipped      so many due times in a row were skipped, until a run succeeds
     stale        the last proven backup is too old, until there is a newer one
@@ -35,6 +36,14 @@ _CLOSE = text("""
     update scheduler.alarms set closed_at = now(), closed_by = :why, tell_closed_at = now()
     where kind = :kind and subject = :subject and closed_at is null
     returning id
+""")
+_CLOSE_BY_ID = text("""
+    update scheduler.alarms set closed_at = now(), closed_by = :why, tell_closed_at = now()
+    where id = :id and closed_at is null
+""")
+_CLOSE_OF_RUN = text("""
+    update scheduler.alarms set closed_at = now(), closed_by = :why, tell_closed_at = now()
+    where kind = 'overdue' and subject = :schedule_id and run_id = :run_id and closed_at is null
 """)
 _CLOSE_OF_SCHEDULE = text("""
     update scheduler.alarms set closed_at = now(), closed_by = :why, tell_closed_at = now()
@@ -130,6 +139,9 @@ async def after_end(session: AsyncSession, run: Row[Any]) -> None:
         await close_of_schedule(session, run.schedule_id, why, ["failing", "overdue", "skipped"])
     elif run.state == "failed":
         await failing(session, run)
+    elif run.state == "cancelled":
+        ids = {"schedule_id": str(run.schedule_id), "run_id": run.id}
+        await session.execute(_CLOSE_OF_RUN, ids | {"why": "The run was cancelled."})
 
 
 async def failing(session: AsyncSession, run: Row[Any]) -> None:
@@ -208,6 +220,6 @@ async def page(
 async def close_by_hand(session: AsyncSession, alarm_id: UUID, by: str) -> Alarm:
     """One that is closed stays as it is. Raises AlarmNotFound."""
     alarm = await get(session, alarm_id)
-    await close(session, alarm.kind, alarm.subject, f"Closed by {by}.")
+    await session.execute(_CLOSE_BY_ID, {"id": alarm_id, "why": f"Closed by {by}."})
     await session.refresh(alarm)
     return alarm

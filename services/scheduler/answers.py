@@ -69,6 +69,6 @@ def _retry_after_seconds(response: httpx.Response) -> float | None:
         return min(float(value), MAX_RETRY_AFTER_SECONDS)
     try:
         seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):  # no date, or one without a zone
+    except (ValueError, TypeError, OverflowError):  # no date, one without a zone, or of no calendar
         return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

@@ -6,6 +6,7 @@ Every call raises what `answers` tells apart: Unavailable and Refused.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import botocore.session
@@ -13,51 +14,64 @@ import httpx
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
 from scheduler import answers
 from scheduler.answers import CONNECT_SECONDS, Unavailable, plain
 from scheduler.settings import SettingsError
 
 WHO = "The backup API"
+MAX_ANSWER_BYTES = 8 * 1024 * 1024  # a hundred backups have some 200 KiB
 _SIGNED_HEADERS = ("host", "content-type", "idempotency-key")  # what else there is may be changed on the way
+
+
+def _of_this_age(moment: datetime) -> datetime:
+    if not 2000 <= moment.year < 2200:
+        raise ValueError("no backup is of then")
+    return moment
+
+
+# What is kept of an answer fits into a row, and into a mail.
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Moment = Annotated[AwareDatetime, AfterValidator(_of_this_age)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+Text = Annotated[str, AfterValidator(plain)]
 
 
 class Proof(BaseModel):
     """A proof that has ended. `unfinished` says nothing about the backup."""
 
-    number: int
+    number: Count
     verdict: str  # proven, broken or unfinished
-    ended_at: AwareDatetime
-    reason: str | None = None
+    ended_at: Moment
+    reason: Text | None = None
 
 
 class Progress(BaseModel):
-    stage: str
-    rows: int = 0
-    bytes: int = 0
-    percent: int = 0
-    rows_per_second: float | None = None
-    bytes_per_second: float | None = None
-    seconds_left: int | None = None
+    stage: Text
+    rows: Count = 0
+    bytes: Count = 0
+    percent: Count = 0
+    rows_per_second: Rate | None = None
+    bytes_per_second: Rate | None = None
+    seconds_left: Count | None = None
 
 
 class Backup(BaseModel):
     """What a run needs to know of a backup; the rest of the answer is ignored."""
 
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
-    state: str
-    created_at: AwareDatetime
-    label: str | None = None
-    requested_by: str | None = None
-    reason: str | None = None
-    ended_at: AwareDatetime | None = None
+    id: Name
+    state: Text
+    created_at: Moment
+    reason: Text | None = None
+    ended_at: Moment | None = None
     progress: Progress | None = None  # of the backup, or of a proof of it, while it is being made
     proof: Proof | None = None  # the newest one whose verdict counts
     unfinished_proof: Proof | None = None  # a newer one
-    rows: int = 0
-    bytes: int = 0
-    unheard: str | None = None  # says so when nobody had subscribed
+    rows: Count = 0
+    bytes: Count = 0
+    unheard: Text | None = None  # says so when nobody had subscribed
     announced: bool = False  # the function has told the people who subscribed how it ended
 
     @property
@@ -69,16 +83,16 @@ class Page(BaseModel):
     """Up to 100 backups, newest first; the next page has those `before` the cursor."""
 
     items: list[Backup]
-    next_cursor: str | None = None
+    next_cursor: Name | None = None
 
 
 class Plan(BaseModel):
     """What retention would do now."""
 
-    digest: str
-    keep: int
-    expire: int
-    clean: int
+    digest: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$")]
+    keep: Count
+    expire: Count
+    clean: Count
 
 
 class Applied(BaseModel):
@@ -87,14 +101,15 @@ class Applied(BaseModel):
     complete: bool
     expired: list[str]
     cleaned: list[str]
-    left: dict[str, str] = {}
+    left: dict[Name, Text] = {}
 
 
 class _Asked(BaseModel):
-    number: int
+    number: Annotated[Count, Field(ge=1)]
 
 
 Answer = TypeVar("Answer", bound=BaseModel)
+_OBJECT = TypeAdapter(dict[str, Any])
 
 
 class Backups:
@@ -108,7 +123,7 @@ class Backups:
         return await self._ask(Backup, "POST", "backups", json=body, headers={"Idempotency-Key": key})
 
     async def show(self, backup_id: str) -> Backup:
-        return await self._ask(Backup, "GET", f"backups/{backup_id}")
+        return _same(backup_id, await self._ask(Backup, "GET", f"backups/{backup_id}"))
 
     async def page(self, before: str | None = None) -> Page:
         """The newest, or those that are older than this one."""
@@ -116,7 +131,7 @@ class Backups:
 
     async def cancel(self, backup_id: str) -> Backup:
         """Ask that it be given up, which is done soon. Refused with 409 when it has ended."""
-        return await self._ask(Backup, "POST", f"backups/{backup_id}/cancel")
+        return _same(backup_id, await self._ask(Backup, "POST", f"backups/{backup_id}/cancel"))
 
     async def prove(self, backup_id: str) -> int:
         """Ask for another proof; its number. Refused with 409 while one is being made, and with 410 without data."""
@@ -130,16 +145,20 @@ class Backups:
         return await self._ask(Applied, "POST", "retention", json={"digest": digest})
 
     async def _ask(self, expected: type[Answer], method: str, path: str, **parts: Any) -> Answer:
-        headers = parts.pop("headers", {}) | answers.traced()
+        # What is compressed could be of any size.
+        headers = {"Accept-Encoding": "identity"} | parts.pop("headers", {}) | answers.traced()
         try:
-            async with asyncio.timeout(answers.ANSWER_SECONDS):
-                response = await self._http.request(method, f"{self._url}/{path}", headers=headers, **parts)
+            async with (
+                asyncio.timeout(answers.ANSWER_SECONDS),
+                self._http.stream(method, f"{self._url}/{path}", headers=headers, **parts) as response,
+            ):
+                body = await _read(response)
         except (httpx.RequestError, TimeoutError) as error:
             raise Unavailable(f"{WHO} does not answer ({type(error).__name__}).") from error
         if not response.is_success:
-            raise answers.failure(WHO, response, _detail(response))
+            raise answers.failure(WHO, response, _detail(body))
         try:
-            return expected.model_validate_json(response.content)
+            return expected.model_validate_json(body)
         except ValidationError as error:
             raise Unavailable(f"{WHO} answered {response.status_code} without what was asked for.") from error
 
@@ -182,13 +201,26 @@ async def connect(url: str) -> AsyncIterator[Backups]:
         yield Backups(http, url)
 
 
-def _detail(response: httpx.Response) -> str:
+async def _read(response: httpx.Response) -> bytes:
+    """Up to a little more than MAX_ANSWER_BYTES, of which nothing can be made then."""
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            break
+    return bytes(body)
+
+
+def _same(backup_id: str, backup: Backup) -> Backup:
+    if backup.id != backup_id:
+        raise Unavailable(f"{WHO} answered with backup {backup.id}, and was asked for {backup_id}.")
+    return backup
+
+
+def _detail(body: bytes) -> str:
     """What a problem, or a message of API Gateway itself, says."""
     try:
-        body = response.json()
-    except (ValueError, RecursionError):  # no JSON, or lists in lists in lists
+        said = _OBJECT.validate_json(body)
+    except ValidationError:
         return ""
-    if not isinstance(body, dict):
-        return ""
-    said = next((body[key] for key in ("detail", "title", "message", "Message") if key in body), "")
-    return plain(str(said))
+    return plain(str(next((said[key] for key in ("detail", "title", "message", "Message") if key in said), "")))

@@ -22,7 +22,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from scheduler.errors import NeverDue
 from scheduler.timing import Timing
 
 MAX_BODY_BYTES = 16 * 1024
@@ -264,12 +263,6 @@ class ScheduleIn(_Part):
             self.start_at,
             self.end_at,
         )
-
-    def ever_due(self, now: datetime) -> datetime:
-        """The first due time after `now`. Raises NeverDue."""
-        if first := self.timing(now).next(now):
-            return first
-        raise NeverDue(self.cron or str(self.at or self.every_seconds), self.timezone)
 
 
 class ScheduleEdit(BaseModel):

@@ -88,9 +88,14 @@ async def settle(session: AsyncSession, due: Sequence[Any]) -> None:
         before = len(plan.new)
         try:
             _look_at(plan, schedule, now, busy.get(schedule.id), max(room, 1))
-        except NeverDue as error:
-            log.warning("schedule %s: %s", schedule.id, error)
-            why = f"{error} It is tried again in an hour."
+        except Exception as error:  # whatever it is, the others go on
+            log.warning("schedule %s: %s", schedule.id, error, exc_info=not isinstance(error, NeverDue))
+            what = (
+                error
+                if isinstance(error, NeverDue)
+                else f"When the schedule is due cannot be computed ({type(error).__name__})."
+            )
+            why = f"{what} It is tried again in an hour."
             plan.new[before:] = [new(schedule, "schedule", schedule.next_due_at, state="failed", reason=why)]
             plan.moved.append(_moved(schedule, now + COMPUTE_AGAIN, schedule.skips))
         room -= len(plan.new) - before
@@ -225,7 +230,7 @@ def _moved(schedule: Any, next_due_at: datetime | None, skips: int) -> dict[str,
 
 def _target(schedule: Any) -> dict[str, Any]:
     target: dict[str, Any] = schedule.target
-    return {"label": schedule.name} | target if target["kind"] == "backup" else target
+    return {"label": schedule.name} | target if target.get("kind") == "backup" else target
 
 
 def _jitter(schedule: Any, due_at: datetime) -> int:

@@ -9,6 +9,7 @@ SchedulerError              500
 ├── AlarmNotFound           404
 ├── NameTaken               409   another schedule has the name
 ├── RunActive               409   of a schedule that wants one run at a time
+├── KeyTaken                409   the Idempotency-Key belongs to another request
 ├── RunEnded                409   nothing is left to cancel
 ├── NotPaused               409   nothing to resume
 ├── NotScheduled            409   an adopted run cannot be made again
@@ -107,6 +108,15 @@ class RunActive(SchedulerError):
 
     def __init__(self, run_id: object) -> None:
         super().__init__(f"Wait for run {run_id}, or cancel it: POST /v1/runs/{run_id}/cancel.")
+
+
+class KeyTaken(SchedulerError):
+    """The Idempotency-Key belongs to another request."""
+
+    status, type = 409, "key-taken"
+
+    def __init__(self, run_id: object) -> None:
+        super().__init__(f"It made run {run_id}. Send a new key for each run that you want.")
 
 
 class RunEnded(SchedulerError):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from scheduler.answers import AnswerError, Refused, plain
+from scheduler.answers import AnswerError, Refused
 from scheduler.backups import Backup, Backups
 from scheduler.runs import FIRST_STEP, Claim, Ended, Waiting
 
@@ -68,7 +68,7 @@ def _judge(backup: Backup, claim: Claim, memo: dict[str, Any]) -> Waiting | Ende
     progress = backup.progress.model_dump() if backup.progress else None
     if claim.overdue and (memo.get("cancel_asked") or _adopted(claim)):
         told = "" if _adopted(claim) else " It was asked to end."
-        why = f"The backup was still {plain(backup.state)} at the run's deadline.{told}"
+        why = f"The backup was still {backup.state} at the run's deadline.{told}"
         return Ended("failed", backup.id, why, announce=True, progress=progress, accepted=True)
     # Soon at first, for small backups; later by a tenth of its age.
     delay = min(max(MIN_POLL_SECONDS, claim.age_seconds / 10), MAX_POLL_SECONDS)
@@ -82,7 +82,7 @@ def _judge(backup: Backup, claim: Claim, memo: dict[str, Any]) -> Waiting | Ende
 def _but(backup: Backup, claim: Claim) -> str | None:
     """What is to be said of one that succeeded."""
     # That its proof was not finished, say, which the function announces; or that nobody hears what it announces.
-    why = plain(backup.reason or backup.unheard or "")
+    why = backup.reason or backup.unheard
     said = [f"The backup is {backup.state}, but {why}"] if why else []
     if claim.cancelling:
         said.insert(0, "It had ended before it could be cancelled.")
@@ -90,8 +90,8 @@ def _but(backup: Backup, claim: Claim) -> str | None:
 
 
 def _failed(backup: Backup, claim: Claim) -> Waiting | Ended:
-    what, why = FAILED[backup.state], plain(backup.reason or "")
-    said = f"{what}: {why}" if why else f"{what}."
+    what = FAILED[backup.state]
+    said = f"{what}: {backup.reason}" if backup.reason else f"{what}."
     if backup.state == "cancelled" and claim.cancelling:
         return Ended("cancelled", backup.id, said, accepted=True)
     if not (backup.announced or claim.overdue) and _just_ended(backup):

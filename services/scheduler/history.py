@@ -41,7 +41,7 @@ async def cancel(session: AsyncSession, run_id: UUID, by: str) -> Run:
 async def again(session: AsyncSession, run_id: UUID, key: str | None) -> Run:
     """Another run like it, now; with the same `key` the same run.
 
-    Raises RunNotFound, NotScheduled, ScheduleNotFound when it was deleted, and RunActive.
+    Raises RunNotFound, NotScheduled, ScheduleNotFound when it was deleted, RunActive and KeyTaken.
     """
     run = await get(session, run_id)
     if run.schedule_id is None:

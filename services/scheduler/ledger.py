@@ -23,20 +23,29 @@ MAX_DUE_TIMES = 2000
 AUDIT_EVERY = timedelta(days=1)
 _AUDIT_LAG = timedelta(hours=1)
 
-# Two queries, since each trigger has its index by due time.
+# Two queries, since each trigger has its index by due time. Of the backfills of one, the one that is active counts, and
+# the best of those that have ended.
 _RUNS = text("""
-    select due_at, id, trigger, state, reason, backup_id, ended_at from scheduler.runs
-    where schedule_id = :schedule_id and due_at > :after and due_at <= :until and trigger = 'schedule'
-    union all
-    select due_at, id, trigger, state, reason, backup_id, ended_at from scheduler.runs
-    where schedule_id = :schedule_id and due_at > :after and due_at <= :until and trigger = 'backfill'
-    order by due_at, id
-    limit :most
+    (
+        select due_at, id, trigger, state, reason, backup_id, ended_at from scheduler.runs
+        where schedule_id = :schedule_id and due_at > :after and due_at <= :until and trigger = 'schedule'
+        order by due_at
+        limit :most
+    ) union all (
+        select distinct on (due_at, ended_at is null)
+            due_at, id, trigger, state, reason, backup_id, ended_at
+        from scheduler.runs
+        where schedule_id = :schedule_id and due_at > :after and due_at <= :until and trigger = 'backfill'
+        order by due_at, ended_at is null, state = 'succeeded' desc, id desc
+        limit :most
+    )
 """)
+# A day of which all is recorded.
 _TO_AUDIT = text("""
     select * from scheduler.schedules
     where audited_until < now() - cast(:every as interval) - cast(:lag as interval)
     and (deleted_at is null or audited_until < deleted_at)
+    and least(next_due_at, paused_until, 'infinity') > audited_until + cast(:every as interval)
     order by audited_until limit 20
     for update skip locked
 """)
@@ -113,6 +122,8 @@ async def account(
     after = max(after, schedule.accounted_from)
     if schedule.next_due_at:
         until = min(until, schedule.next_due_at - timedelta(microseconds=1))
+    if schedule.paused_until:
+        until = min(until, schedule.paused_until)
     if until <= after:
         return Ledger(after, after)
     expected, paused = [], []

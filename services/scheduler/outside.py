@@ -9,7 +9,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from ipaddress import IPv4Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import unquote
 
@@ -23,6 +23,8 @@ from scheduler.settings import SettingsError
 LOOK_UP_SECONDS = 2.0
 MAX_ANSWER_BYTES = 64 * 1024  # read, so that who answers is not cut short, and not looked at
 _UNICAST = IPv6Network("2000::/3")  # all that is public; the rest of it leads to IPv4, or nowhere
+# Of documentation (RFC 9637), and relays of 6to4 (RFC 7526): not every Python knows that they are not public.
+_NOT_PUBLIC = IPv6Network("3fff::/20"), IPv4Network("192.88.99.0/24")
 _PORTS = {"http": 80, "https": 443}
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -169,6 +171,8 @@ def _is_under(url: httpx.URL, allowed: httpx.URL) -> bool:
 
 def _is_public(address: str) -> bool:
     ip = ip_address(address.partition("%")[0])
+    if any(ip in network for network in _NOT_PUBLIC):
+        return False
     if isinstance(ip, IPv4Address):
         return ip.is_global and not ip.is_multicast
     return ip in _UNICAST and ip.is_global and ip.sixtofour is None

@@ -6,7 +6,7 @@ and `asked`, the run's age when it was asked for.
 
 from typing import Any
 
-from scheduler.answers import Refused, plain
+from scheduler.answers import Refused
 from scheduler.backups import Backup, Backups, Page
 from scheduler.runs import Claim, Ended, Waiting
 
@@ -52,7 +52,7 @@ def _place(backup: Backup) -> dict[str, Any]:
 async def _ask(backups: Backups, claim: Claim, backup_id: str) -> Waiting:
     number = claim.memo["number"]
     try:
-        number = await backups.prove(backup_id)
+        number = max(number, await backups.prove(backup_id))
     except Refused as error:
         if error.status in GONE:
             return _another("Retention has removed the backup that was to be proven")
@@ -66,14 +66,14 @@ async def _ask(backups: Backups, claim: Claim, backup_id: str) -> Waiting:
 def _judge(backup: Backup, claim: Claim) -> Waiting | Ended:
     """By the proof's verdict and not by the backup's state: what is suspect stays so."""
     if proof := next((each for each in backup.proofs if each.number >= claim.memo["number"]), None):
-        why = plain(proof.reason or backup.reason or "")
+        why = proof.reason or backup.reason or ""
         if proof.verdict == "proven":
             reason = f"The backup is proven, and {backup.state}: {why}" if backup.state != "proven" and why else None
             return Ended("succeeded", backup.id, reason, accepted=True)
         what = "The backup is broken" if proof.verdict == "broken" else "The proof was not finished"
         return Ended("failed", backup.id, f"{what}: {why}" if why else f"{what}.", announce=not backup.announced)
     if backup.state not in PROVABLE | {"running", "broken"}:
-        return _another(f"The backup that was to be proven is {plain(backup.state)}")
+        return _another(f"The backup that was to be proven is {backup.state}")
     if claim.overdue:
         return Ended("failed", backup.id, "The proof had not ended at the run's deadline.", announce=True)
     if backup.progress is None and claim.age_seconds - claim.memo["asked"] > ASK_AGAIN_SECONDS:

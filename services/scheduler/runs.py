@@ -106,12 +106,17 @@ _WAIT = text("""
     returning schedule_id, trigger, extract(epoch from now() - due_at)::float - jitter_seconds as late_seconds
 """)
 
+# A backup whose answer was lost may have been adopted meanwhile, and its end told.
 _END = text("""
     update scheduler.runs set
         state = :state, lease_until = null, backup_id = :backup_id, reason = :reason, ended_at = now(),
         progress = coalesce(cast(:progress as jsonb), progress),
         accepted_at = case when :accepted then coalesce(accepted_at, now()) else accepted_at end,
-        announce_at = case when :announce then now() end,
+        announce_at = case when :announce and not exists (
+            select from scheduler.runs other
+            where other.backup_id = :backup_id and other.trigger = 'adopted' and other.state = 'failed'
+            and other.id <> :id
+        ) then now() end,
         events = scheduler.with_event(events, :state, :reason)
     where id = :id and seq = :seq and state = 'running'
     returning id, schedule_id, trigger, due_at, state, reason,
@@ -144,10 +149,15 @@ _LEFT_BEHIND = text("""
 """)
 
 # Where a schedule wants one run at a time, the next goes when the one before has ended; of a backfill one goes at a
-# time everywhere. Whoever makes runs of a schedule holds its row, and so does this: hence two statements.
+# time everywhere. Whoever makes runs of a schedule holds its row, and so does this: hence two statements, of which the
+# second looks again.
 _WITH_HELD = text("""
-    select id from scheduler.schedules
-    where id in (select schedule_id from scheduler.runs where held and state = 'queued')
+    select id from scheduler.schedules s
+    where id in (select schedule_id from scheduler.runs where held and state = 'queued') and not exists (
+        select from scheduler.runs other
+        where other.schedule_id = s.id and not other.held
+        and other.state in ('queued', 'running', 'waiting') and (other.exclusive or other.trigger = 'backfill')
+    )
     order by id
     limit 100
     for update skip locked

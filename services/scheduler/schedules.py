@@ -16,10 +16,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from scheduler import alarms, due, runs
 from scheduler.definitions import ScheduleIn
-from scheduler.errors import NameTaken, NeverDue, NotPaused, RunActive, ScheduleNotFound, StillSettling, VersionMismatch
+from scheduler.errors import (
+    KeyTaken,
+    NameTaken,
+    NeverDue,
+    NotPaused,
+    RunActive,
+    ScheduleNotFound,
+    StillSettling,
+    VersionMismatch,
+)
 from scheduler.models import Revision, Run, Schedule
 
 SETTLED_AT_ONCE = 20  # times `due.DUE_TIMES_AT_ONCE`
+RESUMED_AT_ONCE = 100
 _DEFINED = tuple(ScheduleIn.model_fields)
 _OVER = text("""
     update scheduler.schedule_revisions set until = :at where schedule_id = :id and revision = :revision
@@ -35,10 +45,10 @@ _NOW = text("""
         select max(due_at) from scheduler.runs where schedule_id = :id and trigger = 'schedule'
     ))
 """)
-_TO_RESUME = text("""
-    select * from scheduler.schedules where paused_until <= now() order by paused_until limit 10
+_TO_RESUME = text(f"""
+    select * from scheduler.schedules where paused_until <= now() order by paused_until limit {RESUMED_AT_ONCE}
     for update skip locked
-""")
+""")  # noqa: S608 - a constant
 
 
 async def page(
@@ -134,11 +144,12 @@ async def pause(
     return schedule
 
 
-async def resume(session: AsyncSession, schedule: Schedule, by: str | None, at: datetime | None = None) -> Schedule:
-    """Go on from now, or from `at`. `schedule` is `locked`. Raises NotPaused."""
+async def resume(session: AsyncSession, schedule: Schedule, by: str | None) -> Schedule:
+    """Go on from now; where its pause has ended, from then. `schedule` is `locked`. Raises NotPaused."""
     if schedule.paused_at is None:
         raise NotPaused
-    at = at or await _now(session, schedule)
+    now = await _now(session, schedule)
+    at = max(min(now, schedule.paused_until or now), schedule.updated_at)
     schedule.paused_at = schedule.paused_until = schedule.paused_note = None
     try:
         schedule.next_due_at = due.timing(schedule).next(at)
@@ -149,10 +160,10 @@ async def resume(session: AsyncSession, schedule: Schedule, by: str | None, at: 
 
 
 async def resume_those_due(session: AsyncSession) -> int:
-    """Whose pause has ended, and from when it did; how many."""
+    """Whose pause has ended; how many, up to RESUMED_AT_ONCE."""
     found = list(await session.scalars(select(Schedule).from_statement(_TO_RESUME)))
     for schedule in found:
-        await resume(session, schedule, None, max(schedule.paused_until or schedule.updated_at, schedule.updated_at))
+        await resume(session, schedule, None)
     return len(found)
 
 
@@ -171,9 +182,11 @@ async def delete(session: AsyncSession, schedule: Schedule, by: str) -> None:
 async def trigger(session: AsyncSession, schedule: Schedule, key: str | None, again_of: Run | None = None) -> Run:
     """A run of it, now; with the same `key` the same run. `schedule` is `locked`.
 
-    Raises RunActive where the schedule wants one run at a time.
+    Raises RunActive where the schedule wants one run at a time, and KeyTaken.
     """
     if key and (known := await session.scalar(_asked(schedule, key))):
+        if known.again_of != (again_of and again_of.id):
+            raise KeyTaken(known.id)
         return known
     if schedule.overlap != "allow" and (active := await session.scalar(_active(schedule))):
         raise RunActive(active.id)
@@ -185,8 +198,13 @@ async def trigger(session: AsyncSession, schedule: Schedule, key: str | None, ag
 
 
 async def settle(session: AsyncSession, schedule: Schedule) -> datetime:
-    """Record what is due of a schedule that is `locked`; the time until which all is. Raises StillSettling."""
+    """Record what is due of a schedule that is `locked`, also since its pause ended; the time until which all is.
+
+    Raises StillSettling.
+    """
     now = await _now(session, schedule)
+    if schedule.paused_until and schedule.paused_until <= now:
+        await resume(session, schedule, None)
     for _ in range(SETTLED_AT_ONCE):
         if schedule.next_due_at is None or schedule.next_due_at > now:
             return now

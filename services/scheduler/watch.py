@@ -44,22 +44,23 @@ async def look(engine: AsyncEngine, backups: Backups, proven_within: timedelta) 
         listed = (await backups.page()).items
     finally:
         async with db.transaction(engine) as session:
-            await _judge(session, listed, proven_within)
+            await _judge(session, listed, now, proven_within)
             await _adopt(session, listed or [], now, since)
     return True
 
 
-async def _judge(session: AsyncSession, listed: list[Backup] | None, proven_within: timedelta) -> None:
-    """What was proven stays so while it is not among those that are listed: they are the newest hundred."""
+async def _judge(session: AsyncSession, listed: list[Backup] | None, now: datetime, proven_within: timedelta) -> None:
+    """What was proven stays so while it is not among those that are listed: they are the newest hundred.
+
+    One of the future is none: it would hide for as long that others are too old.
+    """
     last = (await session.execute(_LAST)).one()
     proven_id, proven_at = last
     if listed is not None:
         if proven_id in {each.id for each in listed}:
             proven_id = proven_at = None
-        newest = max(
-            (each for each in listed if each.state == "proven"), key=lambda each: each.created_at, default=None
-        )
-        if newest:
+        proven = [each for each in listed if each.state == "proven" and each.created_at <= now]
+        if newest := max(proven, key=lambda each: each.created_at, default=None):
             proven_id, proven_at = newest.id, newest.created_at
     found = (await session.execute(_PROVEN, {"id": proven_id, "at": proven_at})).one()
     if found.now - found.proven_at <= proven_within:
@@ -74,11 +75,11 @@ async def _adopt(session: AsyncSession, listed: list[Backup], now: datetime, sin
     """Those that are being made, and those that ended without a word."""
     alone = [each for each in listed if since < each.created_at < now - LET_BE and not each.announced]
     known = set(await session.scalars(_KNOWN, {"ids": [each.id for each in alone]}))
-    found = [each for each in alone if each.id not in known]
+    found = {each.id: each.created_at for each in alone if each.id not in known}
     target = {"kind": "backup", "adopted": True}
-    await runs.make(session, [New("adopted", each.created_at, None, target, backup_id=each.id) for each in found])
+    await runs.make(session, [New("adopted", at, None, target, backup_id=one) for one, at in found.items()])
     if found:
-        log.info("adopted: %s", ", ".join(each.id for each in found))
+        log.info("adopted: %s", ", ".join(found))
 
 
 def _readable(moment: datetime) -> str:

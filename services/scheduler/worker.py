@@ -43,7 +43,7 @@ from scheduler import (
 from scheduler.answers import AnswerError
 from scheduler.errors import DatabaseUnavailable
 from scheduler.metrics import WorkMetrics
-from scheduler.notices import NoticeNotSent, Topic
+from scheduler.notices import Notice, NoticeNotSent, Topic
 from scheduler.settings import WorkerSettings
 from scheduler.status import Status
 from scheduler.steps import Reach
@@ -79,7 +79,7 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event, pace: float = 1.0
                 ("sweep", 5.0, partial(sweep, engine)),
                 ("left behind", 5.0, partial(left_behind, engine, reach, stop)),
                 ("alarms", 5.0, partial(look, engine)),
-                ("announce", 1.0, partial(announce, engine, topic)),
+                ("announce", 1.0, partial(announce, engine, topic, stop)),
                 ("watch", 15.0, partial(watch.look, engine, client, timedelta(hours=settings.proven_within_hours))),
                 ("audit", 60.0, partial(audit, engine)),
                 ("prune", 3600.0, partial(pruning.prune, engine, timedelta(days=settings.runs_kept_days))),
@@ -141,7 +141,10 @@ async def left_behind(engine: AsyncEngine, reach: Reach, stop: asyncio.Event) ->
 async def look(engine: AsyncEngine) -> None:
     async with db.transaction(engine) as session:
         await alarms.look(session)
-        await schedules.resume_those_due(session)
+    resumed = schedules.RESUMED_AT_ONCE
+    while resumed == schedules.RESUMED_AT_ONCE:
+        async with db.transaction(engine) as session:
+            resumed = await schedules.resume_those_due(session)
 
 
 async def audit(engine: AsyncEngine) -> None:
@@ -150,28 +153,47 @@ async def audit(engine: AsyncEngine) -> None:
             log.error("due times are not accounted for, of %d schedules", gaps)
 
 
-async def announce(engine: AsyncEngine, topic: Topic) -> None:
-    """First of runs that failed, then of alarms; one at a time."""
+async def announce(engine: AsyncEngine, topic: Topic, stop: asyncio.Event) -> None:
+    """Of runs that failed and of alarms in turns, one at a time, as long as there is one and the topic takes it."""
+    sent = True
+    while sent and not stop.is_set():
+        sent = await announce_failure(engine, topic)
+        sent = await announce_alarm(engine, topic) or sent
+
+
+async def announce_failure(engine: AsyncEngine, topic: Topic) -> bool:
+    """Whether one was sent."""
     async with db.transaction(engine) as session:
         failed = await alarms.unannounced(session)
-        alarm = None if failed else await alarms.untold(session)
+    if failed is None or not await _sent(topic, notices.failed(*failed)):
+        return False
+    async with db.transaction(engine) as session:
+        await alarms.announced(session, failed[0])
+    return True
+
+
+async def announce_alarm(engine: AsyncEngine, topic: Topic) -> bool:
+    """Whether its beginning or its end was sent."""
+    async with db.transaction(engine) as session:
+        alarm = await alarms.untold(session)
         name = await alarms.name_of(session, alarm.schedule_id) if alarm else None
-    if failed:
-        notice = notices.failed(*failed)
-    elif alarm:
-        notice = (notices.opened if alarm.tell_opened_at else notices.closed)(alarm, name)
-    else:
-        return
+    if alarm is None:
+        return False
+    notice = (notices.opened if alarm.tell_opened_at else notices.closed)(alarm, name)
+    if not await _sent(topic, notice):
+        return False
+    async with db.transaction(engine) as session:
+        await alarms.told(session, alarm)
+    return True
+
+
+async def _sent(topic: Topic, notice: Notice) -> bool:
     try:
         await topic.publish(notice)
     except NoticeNotSent as error:
         log.warning("notice %s waits for the topic: %s", notice.event["id"], error)
-        return
-    async with db.transaction(engine) as session:
-        if failed:
-            await alarms.announced(session, failed[0])
-        elif alarm:
-            await alarms.told(session, alarm)
+        return False
+    return True
 
 
 async def repeat(name: str, seconds: float, action: Callable[[], Awaitable[object]], stop: asyncio.Event) -> None:

@@ -42,7 +42,7 @@ async def tell_all(engine: AsyncEngine, topic: Told) -> list[tuple[str, str]]:
     before = len(topic.notices)
     while True:
         known = len(topic.notices)
-        await worker.announce(engine, topic)
+        await worker.announce(engine, topic, asyncio.Event())
         if len(topic.notices) == known:
             return [(notice.event["type"], notice.subject) for notice in topic.notices[before:]]
 
@@ -93,6 +93,19 @@ async def test_a_run_that_nobody_takes_on_is_overdue_until_one_is(
     assert await sql.fetchval("select count(*) from scheduler.alarms") == 1
 
 
+async def test_that_nobody_took_on_a_run_is_over_when_it_is_cancelled(
+    engine: AsyncEngine, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("update scheduler.schedules set next_due_at = now()")
+    await fire(engine)
+    await sql.execute("update scheduler.runs set overdue_at = now()")
+    await worker.look(engine)
+    assert await open_alarms(sql) == ["overdue"]
+    async with db.transaction(engine) as session:
+        assert await runs.cancel(session, await sql.fetchval("select id from scheduler.runs"), "Cancelled by ops.")
+    assert await open_alarms(sql) == []
+
+
 async def test_that_the_scheduler_was_away_is_told_when_it_is_back(
     engine: AsyncEngine, sql: asyncpg.Connection
 ) -> None:
@@ -133,6 +146,29 @@ async def test_failures_are_told_each_and_their_end_once(
     assert [kind for kind, _ in await tell_all(engine, topic)] == ["backup.recovered"]
 
 
+async def test_a_backup_that_was_told_when_it_was_adopted_is_not_told_again(
+    engine: AsyncEngine, make: Make, ending: Ending
+) -> None:
+    """The answer to the run that asked for it was lost for as long as that took."""
+    topic, run = Told(), await make()
+    adopted = await make(trigger="adopted", schedule_id=None, target={"kind": "backup", "adopted": True}, backup_id="b")
+    await ending(adopted.id, Ended("failed", "b", "The backup failed.", announce=True, accepted=True))
+    await ending(run.id, Ended("failed", "b", "The backup failed.", announce=True, accepted=True))
+    assert [kind for kind, _ in await tell_all(engine, topic)] == ["backup.failed"]
+
+
+async def test_alarms_do_not_wait_until_all_failures_are_told(
+    engine: AsyncEngine, sql: asyncpg.Connection, make: Make, ending: Ending
+) -> None:
+    topic = Told()
+    for _ in range(3):
+        await ending((await make()).id, Ended("failed", None, "No disk.", announce=True))
+    async with db.transaction(engine) as session:
+        await alarms.raise_(session, "stale", "backups", "Too old.")
+    told = [kind for kind, _ in await tell_all(engine, topic)]
+    assert told == ["backup.failed", "backup.overdue", "backup.failed", "backup.failed"]
+
+
 async def test_a_run_of_another_kind_says_what_it_was(engine: AsyncEngine, make: Make, ending: Ending) -> None:
     topic = Told()
     await ending((await make(target={"kind": "proof"})).id, Ended("failed", None, "There is none.", announce=True))
@@ -144,7 +180,7 @@ async def test_a_topic_that_is_away_is_told_later_in_order(engine: AsyncEngine, 
     topic.away = True
     async with db.transaction(engine) as session:
         assert await alarms.raise_(session, "stale", "backups", "Too old.")
-    await worker.announce(engine, topic)
+    await worker.announce(engine, topic, asyncio.Event())
     async with db.transaction(engine) as session:
         assert await alarms.close(session, "stale", "backups", "A new one.")
         assert not await alarms.close(session, "stale", "backups", "A new one.")
@@ -169,6 +205,10 @@ async def test_alarms_are_listed_shown_and_closed_by_hand(ops: httpx.AsyncClient
     assert (await ops.post(f"{path}/close")).json() == closed
     assert len((await ops.get("/v1/alarms", params={"open": True})).json()["items"]) == 2
     assert len((await ops.get("/v1/alarms", params={"open": False})).json()["items"]) == 1
+    async with db.transaction(engine) as session:
+        assert await alarms.raise_(session, "unaccounted", "c", "Gap c, again.")
+    assert (await ops.post(f"{path}/close")).json() == closed
+    assert len((await ops.get("/v1/alarms", params={"open": True})).json()["items"]) == 3, "it is another one"
     unknown = await ops.get(f"/v1/alarms/{DAILY}")
     assert (unknown.status_code, unknown.json()["type"]) == (404, "/problems/alarm-not-found")
 
@@ -199,6 +239,9 @@ async def test_the_age_of_the_last_proven_backup_is_watched(
     gateway.listed = [gateway.listed[0] | {"state": "broken"}, old]
     assert await looked(engine, sql, reach)
     assert await open_alarms(sql) == ["stale"], "what was proven once and is broken now does not count"
+    gateway.listed = [old | {"id": "20991123T020000Z-00000003", "created_at": "2099-11-23T02:00:00Z"}, old]
+    assert await looked(engine, sql, reach)
+    assert await open_alarms(sql) == ["stale"], "it is of a time to come"
 
 
 async def test_one_of_all_workers_looks(
@@ -232,7 +275,7 @@ async def test_a_backup_that_nobody_follows_is_adopted_once_and_its_end_is_told(
     await make(backup_id="20261122T020000Z-0000000a")
     running = a_backup("20261122T020000Z-0000000b", "running") | {"requested_by": "arn:aws:iam::1:user/ops"}
     told = a_backup("20261122T020000Z-0000000c", "failed") | {"announced": True}
-    gateway.listed = [running, a_backup("20261122T020000Z-0000000a", "running"), told]
+    gateway.listed = [running, running, a_backup("20261122T020000Z-0000000a", "running"), told]
     await looked(engine, sql, reach)
     await looked(engine, sql, reach)
     rows = await sql.fetch("select id, backup_id, schedule_id, state from scheduler.runs where trigger = 'adopted'")

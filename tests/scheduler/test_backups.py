@@ -1,17 +1,21 @@
 """The client of the backup API: what it sends, and how long it waits."""
 
 import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from scheduler import answers, backups
 from scheduler.answers import Refused, Unavailable
 from scheduler.settings import SettingsError
-from tests.scheduler.gateway import NOW, Gateway, a_backup, problem
+from tests.scheduler.gateway import NOW, Gateway, a_backup, problem, proof
 
 
 async def test_a_request_is_signed_with_what_it_says(gateway: Gateway, aws_env: dict[str, str]) -> None:
@@ -85,7 +89,10 @@ async def test_retry_after_is_seconds_or_a_date_and_has_a_limit(
     assert low <= told.value.retry_after_seconds <= high
 
 
-@pytest.mark.parametrize("header", ["", "soon", "-5", "1.5", "Sun, 22 Nov 2026 02:00:00 -0000"])
+@pytest.mark.parametrize(
+    "header",
+    ["", "soon", "-5", "1.5", "Sun, 22 Nov 2026 02:00:00 -0000", "Sun, 22 Nov 2026 02:00:00 +99999999999999"],
+)
 async def test_any_other_retry_after_is_none(gateway: Gateway, aws_env: dict[str, str], header: str) -> None:
     gateway.instead.append(problem(503, "Not now.", **{"Retry-After": header}))
     async with backups.connect(gateway.url) as api:
@@ -104,11 +111,59 @@ async def test_a_gateway_that_never_answers_is_given_up(
             await api.start(None, "key-1")
 
 
-async def test_an_answer_that_cannot_be_read_is_none(gateway: Gateway, aws_env: dict[str, str]) -> None:
-    gateway.instead.append(Response(b"not gzip", 202, {"Content-Encoding": "gzip"}))
+async def endless() -> AsyncIterator[bytes]:
+    while True:
+        yield b" " * 65536
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Response(b"not gzip", 202, {"Content-Encoding": "gzip"}),
+        Response(gzip.compress(json.dumps(a_backup("b-1")).encode()), 202, {"Content-Encoding": "gzip"}),
+        StreamingResponse(endless(), 202),
+    ],
+)
+async def test_an_answer_that_cannot_be_read_is_none(
+    gateway: Gateway, aws_env: dict[str, str], answer: Response
+) -> None:
+    """What is compressed may be of any size, and was not asked for."""
+    gateway.instead.append(answer)
     async with backups.connect(gateway.url) as api:
-        with pytest.raises(Unavailable, match="does not answer"):
+        with pytest.raises(Unavailable, match="202 without what was asked for"):
             await api.start(None, "key-1")
+    assert gateway.calls[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"created_at": "0001-01-01T00:00:00+14:00"},
+        {"created_at": "9999-12-31T23:59:59-14:00"},
+        {"rows": -1},
+        {"bytes": 2**63},
+        {"proof": proof(-1, "proven", NOW)},
+        {"progress": {"stage": "copying", "rows_per_second": float("inf")}},
+        {"progress": {"stage": "copying", "bytes_per_second": float("nan")}},
+        {"id": "b-2"},
+    ],
+)
+async def test_an_answer_that_cannot_be_true_is_none(
+    gateway: Gateway, aws_env: dict[str, str], wrong: dict[str, Any]
+) -> None:
+    gateway.instead.append(Response(json.dumps(a_backup("b-1") | wrong), 200))
+    async with backups.connect(gateway.url) as api:
+        with pytest.raises(Unavailable, match="The backup API answered"):
+            await api.show("b-1")
+
+
+async def test_what_is_kept_of_an_answer_is_plain_text(gateway: Gateway, aws_env: dict[str, str]) -> None:
+    gateway.listed = [a_backup("b-1", "a\x00b") | {"reason": "x\x00" * 999, "progress": {"stage": "\x1b[31m"}}]
+    async with backups.connect(gateway.url) as api:
+        shown = await api.show("b-1")
+    assert shown.progress
+    assert shown.reason
+    assert (shown.state, shown.progress.stage, len(shown.reason)) == ("a b", "[31m", 499)
 
 
 def test_it_gives_up_before_the_gateway_does() -> None:

@@ -99,6 +99,18 @@ async def test_a_long_outage_ends_with_one_run_and_a_row_for_what_was_missed(
     assert len(made) in {11, 12}
 
 
+async def test_one_that_cannot_be_recorded_stops_nobody(engine: AsyncEngine, sql: asyncpg.Connection) -> None:
+    await sql.execute("update scheduler.schedules set next_due_at = now()")
+    await sql.execute("""
+        insert into scheduler.schedules (name, cron, timezone, target, catch_up, next_due_at)
+        values ('bad', '0 0 * * *', 'UTC', '{}', '{}', now() - interval '2 days')
+    """)
+    assert [await fire(engine), await fire(engine)] == [2, 0]
+    made = await sql.fetch("select state, reason from scheduler.runs order by state")
+    said = "When the schedule is due cannot be computed (KeyError). It is tried again in an hour."
+    assert [tuple(run) for run in made] == [("failed", said), ("queued", None)]
+
+
 @pytest.mark.parametrize(
     ("cron", "timezone"),
     [

@@ -83,6 +83,22 @@ async def resumed(world: World, _: int) -> None:
     await world.tick("worker-1")
 
 
+async def changed_after_its_pause(world: World, _: int) -> None:
+    for change in (World.pause, World.edit, World.delete):
+        schedule = await add(world, name=change.__name__)
+        await world.pause(schedule, world.now + 5 * MINUTE)
+        await world.move(11 * MINUTE)
+        await change(world, schedule)
+        await world.tick("worker-1")
+
+
+async def resumed_after_its_pause(world: World, _: int) -> None:
+    schedule = await add(world)
+    await world.pause(schedule, world.now + 5 * MINUTE)
+    await world.move(11 * MINUTE)
+    await world.resume(schedule)
+
+
 async def nobody_ticked(world: World, _: int) -> None:
     await add(world)
     await world.move(11 * MINUTE)
@@ -172,7 +188,24 @@ MUTANTS: dict[str, tuple[Trace, list[Mutation], str]] = {
     ),
     "a resumption at the time when it was paused": (
         resumed,
-        [(schedules, "resume", "at or await _now(session, schedule)", "schedule.paused_at")],
+        [
+            (
+                schedules,
+                "resume",
+                "max(min(now, schedule.paused_until or now), schedule.updated_at)",
+                "schedule.paused_at",
+            )
+        ],
+        "",
+    ),
+    "a change that does not see that the pause has ended": (
+        changed_after_its_pause,
+        [(schedules, "settle", "schedule.paused_until <= now", "False")],
+        "",
+    ),
+    "a resumption that forgets since when it is over": (
+        resumed_after_its_pause,
+        [(schedules, "resume", "schedule.paused_until or now", "now")],
         "",
     ),
     "due times counted from now": (

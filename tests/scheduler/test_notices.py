@@ -93,7 +93,7 @@ class SlowTopic(Topic):
         if len(self.taken) % 2:
             later = "update scheduler.runs set announce_at = announce_at - $1 * interval '1 second'"
             await self.chain.sql.execute(later, notices.PUBLISH_SECONDS)
-            await worker.announce(self.chain.engine, self)
+            await worker.announce_failure(self.chain.engine, self)
 
 
 async def test_two_workers_and_a_slow_topic_tell_everything_once(chain: Chain) -> None:
@@ -103,7 +103,7 @@ async def test_two_workers_and_a_slow_topic_tell_everything_once(chain: Chain) -
     )
     topic = SlowTopic(chain)
     while await chain.sql.fetchval("select count(*) from scheduler.runs where announce_at is not null"):
-        await worker.announce(chain.engine, topic)
+        await worker.announce_failure(chain.engine, topic)
     assert sorted(topic.taken) == sorted(f"{path.rpartition('/')[2]}-failed" for path in paths)
 
 

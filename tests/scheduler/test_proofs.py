@@ -123,6 +123,15 @@ async def test_somebody_elses_proof_that_ended_before_ours_was_asked_for_is_not_
     assert (await rota.take(3))["state"] == "waiting"
 
 
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_proof_that_ended_before_it_was_asked_for_is_not_taken_for_it(rota: OneRun, number: int) -> None:
+    """Whatever number is answered."""
+    await rota.take(1)
+    rota.gateway.instead.append(JSONResponse({"backup_id": "b-8", "number": number}, 202))
+    for seq in (2, 3, 4):
+        assert (await rota.take(seq))["state"] == "waiting"
+
+
 @pytest.mark.parametrize("status", [404, 410])
 async def test_a_backup_that_retention_removed_is_replaced(rota: OneRun, status: int) -> None:
     await rota.take(1)

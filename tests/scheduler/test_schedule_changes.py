@@ -3,13 +3,16 @@
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import httpx
 import pytest
+from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from scheduler import db, due, runs, worker
+from scheduler import db, due, ledger, runs, schedules, worker
+from scheduler.outside import Outside
 from tests.scheduler.chain import DAILY
 
 HOOK = {"kind": "proof"}
@@ -228,6 +231,21 @@ async def test_a_pause_may_end_by_itself_and_nothing_after_it_is_lost(
     assert (ledger["complete"], ledger["counts"]) == (True, {"missed": 3}), ledger
 
 
+async def test_pauses_that_end_together_all_end(make: Make, sql: asyncpg.Connection, engine: AsyncEngine) -> None:
+    made = await make(cron=None, every_seconds=3600)
+    await sql.execute(
+        """
+        insert into scheduler.schedules (name, every_seconds, timezone, target, paused_at, paused_until)
+        select 'paused ' || n, 3600, 'UTC', '{"kind": "proof"}', now() - interval '1 day', now()
+        from generate_series(1, 2 * $1::int) n
+        """,
+        schedules.RESUMED_AT_ONCE,
+    )
+    await worker.look(engine)
+    assert await sql.fetchval("select count(*) from scheduler.schedules where paused_at is not null") == 0
+    assert await sql.fetchval("select next_due_at from scheduler.schedules where id = $1", made["id"])
+
+
 async def test_what_is_deleted_is_gone_and_its_runs_stay(
     ops: httpx.AsyncClient, make: Make, sql: asyncpg.Connection, engine: AsyncEngine
 ) -> None:
@@ -285,6 +303,51 @@ async def test_a_run_is_made_again_with_the_target_it_had(
     assert (again.json()["target"]["label"], again.json()["again_of"]) == ("before", run["id"])
 
 
+async def test_a_key_belongs_to_one_request(ops: httpx.AsyncClient, make: Make, sql: asyncpg.Connection) -> None:
+    path = f"/v1/schedules/{(await make())['id']}/trigger"
+    key = {"Idempotency-Key": "a"}
+    ids = []
+    for _ in range(2):
+        ids.append((await ops.post(path)).json()["id"])
+        await sql.execute("update scheduler.runs set state = 'failed', ended_at = now()")
+    made = (await ops.post(f"/v1/runs/{ids[0]}/again", headers=key)).json()
+    assert (await ops.post(f"/v1/runs/{ids[0]}/again", headers=key)).json() == made
+    for other in (f"/v1/runs/{ids[1]}/again", path):
+        refused = await ops.post(other, headers=key)
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/key-taken")
+        assert made["id"] in refused.json()["detail"]
+
+
+async def test_an_interval_may_end_before_it_would_begin_anew(
+    ops: httpx.AsyncClient, make: Make, sql: asyncpg.Connection
+) -> None:
+    made = await make(cron=None, every_seconds=3600)
+    await sql.execute("""
+        update scheduler.schedules set
+            anchor_at = anchor_at - interval '50 minutes', next_due_at = next_due_at - interval '50 minutes'
+        where name = 'hourly'
+    """)
+    end_at = (datetime.now(UTC) + timedelta(minutes=20)).isoformat()
+    response = await edit(ops, made["id"], {"end_at": end_at}, '"1"')
+    assert (response.status_code, response.json().get("state")) == (200, "active"), response.text
+
+
+async def test_nobody_waits_while_a_name_is_looked_up(
+    ops: httpx.AsyncClient, make: Make, app: FastAPI, engine: AsyncEngine, sql: asyncpg.Connection
+) -> None:
+    async def fired_meanwhile(*_: Any) -> list[str]:
+        assert await fire(engine) == 1
+        return ["93.184.215.14"]
+
+    app.state.outside = Outside(["https://hooks.example/"], resolve=fired_meanwhile)
+    made = await make()
+    await sql.execute("update scheduler.schedules set next_due_at = now() where name = 'hourly'")
+    change = {"target": {"kind": "http", "url": "https://hooks.example/x"}}
+    response = await edit(ops, made["id"], change, '"1"')
+    assert response.status_code == 200, response.text
+    assert await states(sql, made["id"]) == ["queued"]
+
+
 async def test_a_run_that_nobody_has_begun_is_cancelled_at_once(
     ops: httpx.AsyncClient, make: Make, engine: AsyncEngine
 ) -> None:
@@ -331,6 +394,31 @@ async def test_what_is_caught_up_goes_one_after_the_other(
         )
         async with db.transaction(engine) as session:
             assert len(await runs.release(session)) == min(left - 1, 1)
+
+
+async def test_what_waits_for_long_holds_up_nobody_else(
+    make: Make, sql: asyncpg.Connection, engine: AsyncEngine
+) -> None:
+    await sql.execute("""
+        with busy as (
+            insert into scheduler.schedules (name, every_seconds, timezone, target)
+            select 'busy ' || n, 3600, 'UTC', '{"kind": "proof"}' from generate_series(1, 150) n
+            returning id
+        )
+        insert into scheduler.runs (schedule_id, trigger, due_at, target, exclusive, held, deadline_at)
+        select id, 'schedule', now() - held::int * interval '1 hour', '{"kind": "proof"}', true, held, now()
+        from busy, (values (true), (false)) as v (held)
+    """)
+    made = await make()
+    await sql.execute(
+        """
+        insert into scheduler.runs (schedule_id, trigger, due_at, target, exclusive, held, deadline_at)
+        values ($1, 'schedule', now(), '{"kind": "proof"}', true, true, now())
+        """,
+        made["id"],
+    )
+    async with db.transaction(engine) as session:
+        assert len(await runs.release(session)) == 1
 
 
 async def test_a_due_time_is_skipped_while_the_run_before_goes_on(
@@ -415,6 +503,23 @@ async def test_a_missed_time_is_run_after_all_by_a_backfill(
     assert [(each["outcome"], each["reason"]) for each in items] == [("succeeded", None)] * 4
 
 
+async def test_a_ledger_knows_every_due_time_however_many_backfills_it_had(
+    ops: httpx.AsyncClient, make: Make, sql: asyncpg.Connection, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await make(catch_up={"policy": "none"})
+    await back_date(sql, made["id"], 4)
+    await fire(engine)
+    await sql.execute("""
+        insert into scheduler.runs (schedule_id, trigger, due_at, target, state, reason, ended_at, deadline_at)
+        select schedule_id, 'backfill', due_at, target, v.state, v.state, now(), now()
+        from scheduler.runs, generate_series(1, 30), (values ('failed'), ('succeeded'), ('failed')) v (state)
+    """)
+    async with db.transaction(engine) as session:
+        schedule = await schedules.get(session, UUID(made["id"]))
+        account = await ledger.account(session, schedule, schedule.created_at, datetime.now(UTC), most=4)
+    assert (account.complete, dict(account.counts)) == (True, {"succeeded": 4})
+
+
 async def test_a_backup_has_no_backfill(ops: httpx.AsyncClient) -> None:
     span = {"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"}
     refused = await ops.post(f"/v1/schedules/{DAILY}/backfills/preview", json=span)
@@ -461,6 +566,21 @@ async def test_an_audit_goes_on_past_a_schedule_that_it_cannot_account_for(
     assert (kind, "Mars/Olympus" in detail) == ("unaccounted", True)
     assert await sql.fetchval("select audited_until > now() - interval '12 hours' from scheduler.schedules"
                               " where name = 'hourly'")  # fmt: skip
+
+
+async def test_a_day_is_audited_when_all_of_it_is_recorded(
+    make: Make, sql: asyncpg.Connection, engine: AsyncEngine
+) -> None:
+    made = await make(catch_up={"policy": "none"})
+    await back_date(sql, made["id"], 30)
+    audited = "select audited_until - created_at from scheduler.schedules where id = $1"
+    await worker.audit(engine)
+    assert await sql.fetchval(audited, made["id"]) == timedelta(), "the tick has not been there"
+    await fire(engine)
+    await sql.execute("delete from scheduler.runs where due_at > now() - interval '8 hours'")
+    await worker.audit(engine)
+    assert await sql.fetchval(audited, made["id"]) == timedelta(days=1)
+    assert await sql.fetchval("select count(*) from scheduler.alarms where kind = 'unaccounted'") == 1
 
 
 async def test_a_long_outage_of_a_minutely_schedule_comes_in_parts(

@@ -1,6 +1,7 @@
 """Retention: the plan is applied until nothing of it is left, and the run says what was done."""
 
 import pytest
+from starlette.responses import JSONResponse
 
 from tests.scheduler.gateway import problem
 from tests.scheduler.one_run import Make, OneRun
@@ -30,6 +31,14 @@ async def test_where_there_is_nothing_to_do_nothing_is_done(upkeep: OneRun) -> N
     run = await upkeep.take(1)
     assert (run["state"], run["reason"]) == ("succeeded", "There is nothing to remove: 3 are kept.")
     assert upkeep.gateway.asked == ["GET /retention"]
+
+
+async def test_a_plan_that_cannot_be_true_is_asked_for_again(upkeep: OneRun) -> None:
+    upkeep.gateway.instead.append(JSONResponse({"digest": "d", "keep": 1, "expire": 3, "clean": -3}))
+    run = await upkeep.take(1)
+    assert (run["state"], run["attempts"]) == ("waiting", 1)
+    upkeep.gateway.instead.append(JSONResponse({"digest": "a\x00b", "keep": 1, "expire": 3, "clean": 0}))
+    assert (await upkeep.take(2))["attempts"] == 2
 
 
 async def test_another_plan_by_now_is_applied_in_its_place(upkeep: OneRun) -> None:

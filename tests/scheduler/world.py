@@ -82,6 +82,7 @@ class World:
         self.gateway.backups.clear()
         self._mend()
         self._over: dict[Any, Any] = {}
+        self._pauses_end: dict[tuple[Any, int], datetime | None] = {}
         self.now = self.latest = now
         await self._show()
         self.begun = True
@@ -197,7 +198,8 @@ class World:
         async def locked(session: AsyncSession) -> Any:
             return await wish(session, await schedules.locked(session, schedule_id))
 
-        began = self.now
+        pauses_end = [end for (paused, _), end in self._pauses_end.items() if paused == schedule_id and end]
+        began = min([self.now, *pauses_end])  # from when one that was paused goes on
         made = await self.ask(locked, fault)
         if isinstance(made, Schedule):
             assert began <= made.updated_at <= self.latest, "a change of the past"
@@ -212,7 +214,8 @@ class World:
 
     async def pause(self, schedule_id: Any, until: datetime | None = None, fault: Fault | None = None) -> None:
         wish = partial(schedules.pause, note=None, until=until, by="ops")
-        await self.change(schedule_id, wish, fault)
+        if isinstance(paused := await self.change(schedule_id, wish, fault), Schedule):
+            self._pauses_end[schedule_id, paused.revision] = until
 
     async def resume(self, schedule_id: Any, fault: Fault | None = None) -> None:
         await self.change(schedule_id, partial(schedules.resume, by="ops"), fault)
@@ -304,6 +307,7 @@ class World:
                 )
                 for one, following in pairwise(revisions):
                     assert one.until == following.since >= one.since, "a schedule that was two things at a time"
+                self._check_pauses(revisions)
                 live = [(one.definition, one.since, one.until or self.now) for one in revisions if one.live]
                 wanted = [due_at for one in live for due_at in oracle.expected(*one)]
                 rows = await self.sql.fetch(
@@ -313,6 +317,15 @@ class World:
                 account = await ledger.account(session, schedule, schedule.created_at, self.now)
                 assert account.complete
                 assert [each.due_at for each in account.due] == wanted, "the ledger is not what was due"
+
+    def _check_pauses(self, revisions: list[Revision]) -> None:
+        """Whatever is done to a schedule that is paused until some time, it is not paused any longer."""
+        ends = None
+        for one in revisions:
+            if one.live or one.change == "paused":
+                ends = self._pauses_end.get((one.schedule_id, one.revision))
+            if ends and not one.live:
+                assert (one.until or self.now) <= max(ends, one.since), "a pause that had ended"
 
     async def _check_alarms(self) -> None:
         found = await self.sql.fetch("""

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn
 
@@ -12,6 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from scheduler import schedules
 from scheduler.answers import Refused
 from scheduler.definitions import HttpTarget, ScheduleEdit, ScheduleIn
 from scheduler.errors import (
@@ -31,6 +33,7 @@ from scheduler.errors import (
 from scheduler.models import Schedule
 from scheduler.outside import Outside
 from scheduler.schemas import PauseIn
+from scheduler.timing import Timing
 
 ALWAYS = (
     MalformedRequest,
@@ -126,26 +129,38 @@ def etag(schedule: Schedule) -> dict[str, str]:
     return {"ETag": f'"{schedule.revision}"'}
 
 
-async def fitting(request: Request, wanted: ScheduleIn, before: ScheduleIn | None = None) -> ScheduleIn:
-    """As it can be kept: it calls what it may, and is due some time, unless that is as it was before.
+async def fitting(request: Request, wanted: ScheduleIn) -> ScheduleIn:
+    """As it can be kept: it calls what it may, and is due some time. Raises RequestValidationError."""
+    await _may_be_called(request, wanted)
+    now = datetime.now(UTC)
+    return _due_some_time(wanted, wanted.timing(now), now)
 
-    Raises RequestValidationError.
-    """
+
+async def fitting_edit(request: Request, change: ScheduleEdit, schedule: Schedule) -> ScheduleIn:
+    """The same of a schedule that is edited, which need not be due any more if that is as it was before."""
+    before, now = schedules.definition(schedule), datetime.now(UTC)
+    wanted = edited(change, before)
+    await _may_be_called(request, wanted)
+    times = wanted.timing(schedules.anchor(schedule, wanted, now))
+    return wanted if times == before.timing(schedule.anchor_at) else _due_some_time(wanted, times, now)
+
+
+async def _may_be_called(request: Request, wanted: ScheduleIn) -> None:
     if isinstance(wanted.target, HttpTarget):
         outside: Outside = request.app.state.outside
         try:
             await outside.fitting(wanted.target.url)
         except (ValueError, Refused) as error:
             raise _invalid(wanted, "url_refused", str(error), "target", "url") from None
-    where, now = "cron" if wanted.cron else "at" if wanted.at else "end_at", datetime.now(UTC)
-    if before and before.timing(now) == wanted.timing(now):
-        return wanted
-    try:
-        wanted.ever_due(now)
-    except NeverDue:
-        why = "It lies in the past" if where == "at" else "It would never be due: there is no such time to come"
-        raise _invalid(wanted, "never_due", why, where) from None
-    return wanted
+
+
+def _due_some_time(wanted: ScheduleIn, times: Timing, now: datetime) -> ScheduleIn:
+    with suppress(NeverDue):
+        if times.next(now):
+            return wanted
+    where = "cron" if wanted.cron else "at" if wanted.at else "end_at"
+    why = "It lies in the past" if where == "at" else "It would never be due: there is no such time to come"
+    raise _invalid(wanted, "never_due", why, where)
 
 
 def to_come(wanted: PauseIn) -> PauseIn:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from scheduler import alarms, history, refusals
 from scheduler.access import Caller, needs
 from scheduler.db import Session
-from scheduler.errors import AlarmNotFound, NotScheduled, RunActive, RunEnded, RunNotFound, ScheduleNotFound
+from scheduler.errors import AlarmNotFound, KeyTaken, NotScheduled, RunActive, RunEnded, RunNotFound, ScheduleNotFound
 from scheduler.problems import documented
 from scheduler.routes.parts import ALWAYS, LOCATION, Key, Route
 from scheduler.schemas import AlarmOut, AlarmPage, AlarmsQuery, NoQuery, RunOut, RunPage, RunShown, RunsQuery
@@ -59,7 +59,7 @@ async def cancel(run_id: UUID, session: Session, caller: Caller, _: NoParameters
     dependencies=[WRITE, Depends(refusals.body)],
     responses={
         201: {"headers": LOCATION},
-        **documented(*ALWAYS, RunNotFound, RunActive, NotScheduled, ScheduleNotFound),
+        **documented(*ALWAYS, RunNotFound, RunActive, KeyTaken, NotScheduled, ScheduleNotFound),
     },
 )
 async def again(run_id: UUID, session: Session, response: Response, _: NoParameters, key: Key = None) -> RunShown:

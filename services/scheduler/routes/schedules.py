@@ -12,6 +12,7 @@ from scheduler.db import Session
 from scheduler.definitions import ScheduleEdit, ScheduleIn
 from scheduler.errors import (
     BackfillRefused,
+    KeyTaken,
     NameTaken,
     NeverDue,
     NotPaused,
@@ -34,6 +35,7 @@ from scheduler.routes.parts import (
     edited,
     etag,
     fitting,
+    fitting_edit,
     optional_revision,
     revision,
     to_come,
@@ -128,7 +130,7 @@ async def show(schedule_id: UUID, session: Session, response: Response, _: NoPar
     dependencies=[WRITE],
     responses={
         200: {"headers": ETAG},
-        **documented(*WITH_BODY, *TO_CHANGE, NameTaken, PreconditionMissing),
+        **documented(*WITH_BODY, *TO_CHANGE, NameTaken, NeverDue, PreconditionMissing),
     },
 )
 async def edit(
@@ -142,9 +144,11 @@ async def edit(
     if_match: IfMatch = None,
 ) -> ScheduleOut:
     """Change a schedule, by a JSON merge patch. What was due until now stays as it was."""
-    schedule = await schedules.locked(session, schedule_id, revision(if_match))
-    before = schedules.definition(schedule)
-    wanted = await fitting(request, edited(change, before), before)
+    changed = revision(if_match)
+    # First what may take a while: a name is looked up, and nobody is to wait for that.
+    await fitting_edit(request, change, await schedules.get(session, schedule_id))
+    schedule = await schedules.locked(session, schedule_id, changed)
+    wanted = edited(change, schedules.definition(schedule))
     schedule = await schedules.edit(session, schedule, wanted, caller)
     response.headers.update(etag(schedule))
     return ScheduleOut.of(schedule)
@@ -191,8 +195,7 @@ async def preview_edit(
 ) -> EditPreviewOut:
     """See what an edit would do, before it is made: which due times disappear, and which appear."""
     schedule, now = await schedules.get(session, schedule_id), datetime.now(UTC)
-    was = schedules.definition(schedule)
-    wanted = await fitting(request, edited(change, was), was)
+    wanted = await fitting_edit(request, change, schedule)
     before, after = due.timing(schedule), wanted.timing(schedules.anchor(schedule, wanted, now))
     gone, come = preview.difference(before, after, now, query.count)
     told = _preview(after, now, query.count).model_dump()
@@ -243,7 +246,7 @@ async def resume(
     operation_id="triggerSchedule",
     status_code=201,
     dependencies=[WRITE, Depends(refusals.body)],
-    responses={201: {"headers": LOCATION}, **documented(*ALWAYS, ScheduleNotFound, RunActive)},
+    responses={201: {"headers": LOCATION}, **documented(*ALWAYS, ScheduleNotFound, RunActive, KeyTaken)},
 )
 async def trigger(
     schedule_id: UUID, session: Session, response: Response, _: NoParameters, key: Key = None
