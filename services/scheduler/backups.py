@@ -202,13 +202,13 @@ async def connect(url: str) -> AsyncIterator[Backups]:
 
 
 async def _read(response: httpx.Response) -> bytes:
-    """Up to a little more than MAX_ANSWER_BYTES, of which nothing can be made then."""
+    """Up to MAX_ANSWER_BYTES: nothing can be made of the beginning of a longer one."""
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
             break
-    return bytes(body)
+    return bytes(body[:MAX_ANSWER_BYTES])
 
 
 def _same(backup_id: str, backup: Backup) -> Backup:

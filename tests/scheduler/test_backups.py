@@ -3,14 +3,13 @@
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from scheduler import answers, backups
 from scheduler.answers import Refused, Unavailable
@@ -111,17 +110,12 @@ async def test_a_gateway_that_never_answers_is_given_up(
             await api.start(None, "key-1")
 
 
-async def endless() -> AsyncIterator[bytes]:
-    while True:
-        yield b" " * 65536
-
-
 @pytest.mark.parametrize(
     "answer",
     [
         Response(b"not gzip", 202, {"Content-Encoding": "gzip"}),
         Response(gzip.compress(json.dumps(a_backup("b-1")).encode()), 202, {"Content-Encoding": "gzip"}),
-        StreamingResponse(endless(), 202),
+        JSONResponse(a_backup("b-1") | {"label": "x" * backups.MAX_ANSWER_BYTES}, 202),
     ],
 )
 async def test_an_answer_that_cannot_be_read_is_none(
