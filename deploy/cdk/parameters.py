@@ -63,9 +63,9 @@ class Parameters(_Parameters):
             )
         }
         self.of_worker = {
-            "HOLDFAST_DATABASE_SECRET": self.database_secret,
-            "HOLDFAST_PROOF_DATABASE_SECRET": self.proof_database_secret,
-            "HOLDFAST_RESTORE_DATABASE_SECRET": self.restore_database_secret,
+            "HOLDFAST_DATABASE": self.database_secret,
+            "HOLDFAST_PROOF_DATABASE": self.proof_database_secret,
+            "HOLDFAST_RESTORE_DATABASE": self.restore_database_secret,
             "HOLDFAST_SIGNING_KEY": self.signing_key,
             "HOLDFAST_FORMER_KEYS": self.former_keys,
             "HOLDFAST_OBJECT_LOCK_DAYS": self.object_lock_days,

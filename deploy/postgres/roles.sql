@@ -6,6 +6,8 @@
 -- can be started on it. It reads passwords from the environment:
 --
 --   NOTES_OWNER_PASSWORD=... (and the six others) psql -v ON_ERROR_STOP=1 -d holdfast -f roles.sql
+--
+-- Without them, on RDS, IAM lets the roles in, and nothing else does.
 
 \set ON_ERROR_STOP on
 \getenv notes_owner_password NOTES_OWNER_PASSWORD
@@ -16,12 +18,22 @@
 \getenv notes_proof_password NOTES_PROOF_PASSWORD
 \getenv notes_restore_password NOTES_RESTORE_PASSWORD
 
+\if :{?notes_owner_password}
+\else
+    do $$ begin
+        if to_regrole('rds_iam') is null then
+            raise exception 'set NOTES_OWNER_PASSWORD and the six others: this is no server where IAM lets roles in';
+        end if;
+    end $$;
+\endif
+
 select format('create role %I login', role)
 from unnest(array['notes_owner', 'notes_app', 'scheduler_owner', 'scheduler_app',
                   'notes_backup', 'notes_proof', 'notes_restore']) as role
 where not exists (select from pg_roles where rolname = role)
 \gexec
 
+\if :{?notes_owner_password}
 alter role notes_owner password :'notes_owner_password';          -- migrates schema notes
 alter role notes_app password :'notes_app_password';              -- reads and writes its rows
 alter role scheduler_owner password :'scheduler_owner_password';  -- migrates schema scheduler
@@ -29,6 +41,14 @@ alter role scheduler_app password :'scheduler_app_password';      -- reads and w
 alter role notes_backup password :'notes_backup_password';        -- reads both schemas; writes in none
 alter role notes_proof password :'notes_proof_password';          -- makes scratch databases, sees no live row
 alter role notes_restore password :'notes_restore_password';      -- writes rows back, only in a restore
+\endif
+
+-- A master user, who is no superuser, gives away only what is its own. It gives these back in the end: IAM would let it
+-- in, and its password would not, once it had a role that IAM lets in.
+select format('grant %I to current_user with set true, inherit true', role)
+from unnest(array['notes_owner', 'scheduler_owner', 'notes_proof', 'notes_restore']) as role
+where not (select rolsuper from pg_roles where rolname = current_user)
+\gexec
 
 alter role notes_backup set default_transaction_read_only = on;
 alter role notes_proof createdb;
@@ -109,3 +129,14 @@ from :ours join pg_class on relnamespace = schema::regnamespace cross join later
 ) as granted (kinds, privileges, roles)
 where relkind::text = any (kinds) and relacl is null
 \gexec
+
+select format('revoke %s from current_user granted by current_user', roleid::regrole)
+from pg_auth_members
+where member = current_user::regrole and grantor = member and roleid::regrole::text in (
+    'notes_owner', 'scheduler_owner', 'notes_proof', 'notes_restore')
+\gexec
+
+\if :{?notes_owner_password}
+\else
+    grant rds_iam to notes_owner, notes_app, scheduler_owner, scheduler_app, notes_backup, notes_proof, notes_restore;
+\endif

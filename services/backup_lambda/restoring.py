@@ -40,7 +40,7 @@ from backup_lambda.store import S3Store
 
 ASK_SECONDS = 20  # of the time that is kept for the end
 EXPIRED = "retention removed the data of the backup"
-NO_LIVE_DATABASE = "nothing can be restored into the live database: HOLDFAST_RESTORE_DATABASE_SECRET is not set"
+NO_LIVE_DATABASE = "nothing can be restored into the live database: HOLDFAST_RESTORE_DATABASE is not set"
 log = logging.getLogger(__name__)
 
 

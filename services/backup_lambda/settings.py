@@ -36,12 +36,19 @@ def _none_if_empty(value: object) -> object:
 
 Arn = Annotated[str, Field(pattern=r"^arn:[^:]+:[a-z]+:[^:]*:[^:]*:.+")]
 KeyArn = Annotated[str, Field(pattern=r"^arn:[^:]+:(kms|secretsmanager):[^:]*:[^:]*:.+")]
+# The ARN of a secret whose string is a postgresql:// URL, or a postgresql+iam:// URL, in which nothing is secret.
+_SECRET, _IAM_URL = r"arn:[^:]+:secretsmanager:[^:]*:[^:]*:.+", r"postgresql\+iam://[^:@/]+@[^@/]+/[^/]+"
+Database = Annotated[str, Field(pattern=rf"^({_SECRET}|{_IAM_URL})$")]
 Word = Annotated[str, Field(min_length=1)]
 Words = Annotated[tuple[Word, ...], BeforeValidator(_words)]
 Names = Annotated[tuple[Word, ...], BeforeValidator(_words), Field(min_length=1)]
 Fingerprints = Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...], BeforeValidator(_words)]
 Number = Annotated[int, BeforeValidator(_number)]
 Retention = Annotated[Policy, BeforeValidator(Policy.parse)]
+
+
+def is_secret(database: str) -> bool:
+    return database.startswith("arn:")
 
 
 class _Settings(BaseModel):
@@ -84,10 +91,11 @@ class WorkerSettings(_Settings):
     """What the function that makes, proves and restores backups needs."""
 
     topic_arn: Arn
-    database_secret: Arn  # its string is the postgresql:// URL of a role that may read, and only read
-    # The same of a role that may write rows of the live database; without it nothing is restored into that one.
-    restore_database_secret: Annotated[Arn | None, BeforeValidator(_none_if_empty)] = None
-    proof_database_secret: Arn  # the same of a role that may create databases, on the server that proofs run on
+    database: Database  # of a role that may read, and only read
+    # Of a role that may write rows of the live database; without it nothing is restored into that one.
+    restore_database: Annotated[Database | None, BeforeValidator(_none_if_empty)] = None
+    proof_database: Database  # of a role that may create databases, on the server that proofs run on
+    database_ca: str = ""  # PEM of the authorities that the servers' certificates are from; without it the URLs decide
     signing_key: KeyArn  # a KMS key (ECC_NIST_EDWARDS25519), or a secret whose string is an Ed25519 private key in PEM
     former_keys: Fingerprints = ()  # SHA-256 of the public keys that signed earlier backups
     schemas: Names = ("notes", "scheduler")

@@ -4,12 +4,13 @@ import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from ssl import SSLCertVerificationError
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import asyncpg
 
-from backup_lambda import catalogue, ddl
+from backup_lambda import catalogue, ddl, login
 from backup_lambda.catalogue import EVERYTHING, Connection, Selection, Table
 from backup_lambda.errors import BackupFailed, DatabaseFailed
 from backup_lambda.manifest import SchemaSql
@@ -110,11 +111,16 @@ async def connect(url: str, **settings: str) -> Connection:
             address = urlsplit(url)
             if not (address.username and address.hostname):  # asyncpg would take this system's user and localhost
                 raise ValueError
-            return await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings=SESSION | settings)
+            return await asyncpg.connect(
+                **login.arguments(url), timeout=CONNECT_SECONDS, server_settings=SESSION | settings
+            )
+        except SSLCertVerificationError as error:
+            raise DatabaseFailed(f"PostgreSQL: certificate verify failed: {error.verify_message}") from None
         except (ValueError, FileNotFoundError) as error:  # its text may show a part of the URL, and so of the password
             raise DatabaseFailed(
-                f"the database secret cannot be used ({type(error).__name__}): it is not of the form"
-                " postgresql://user:password@host/database, or its TLS files are missing"
+                f"the database's URL cannot be used ({type(error).__name__}): it is not of the form"
+                " postgresql://user:password@host/database or postgresql+iam://user@host/database, or there are no"
+                " AWS credentials for the latter, or its TLS files are missing"
             ) from None
         except asyncpg.UndefinedObjectError as error:  # SESSION has a setting that came with 17
             raise DatabaseFailed(f"PostgreSQL 17 or newer is needed: {error}") from None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Never
 
-from backup_lambda import aws, history, housekeeping, notices, objects, restores, signing
+from backup_lambda import aws, history, housekeeping, login, notices, objects, restores, signing
 from backup_lambda.attempt import Attempt, reason_of
 from backup_lambda.errors import BackupNotFound, BackupsError, LeaseLost, NotYet, RestoreNotFound
 from backup_lambda.guards import KEPT_SECONDS, deadline, stopped, unless
@@ -22,7 +22,7 @@ from backup_lambda.making import Means
 from backup_lambda.notices import Topic
 from backup_lambda.objects import folder
 from backup_lambda.restoring import RestoreAttempt
-from backup_lambda.settings import WorkerSettings
+from backup_lambda.settings import WorkerSettings, is_secret
 from backup_lambda.store import S3Store
 from backup_lambda.tasks import RestoreTask, Task, TrialTask
 
@@ -189,15 +189,16 @@ def no_end() -> float:
 def create_worker(settings: WorkerSettings, now: Clock, *, s3: Any, sns: Any, secrets: Any, kms: Any) -> Worker:
     """Out of clients; anew for each task, so that a key that changed is read again."""
 
-    async def text_of(secret_arn: str) -> str:
-        with aws.errors_named():
-            secret = await secrets.get_secret_value(SecretId=secret_arn)
-        return str(secret["SecretString"])
+    async def url_of(database: str) -> str:
+        if is_secret(database):
+            with aws.errors_named():
+                database = str((await secrets.get_secret_value(SecretId=database))["SecretString"])
+        return login.trusting(database, settings.database_ca)
 
     means = Means(
         store=S3Store(s3, settings.bucket, settings.object_lock_days),
-        database_url=lambda: text_of(settings.database_secret),
-        proof_url=lambda: text_of(settings.proof_database_secret),
+        database_url=lambda: url_of(settings.database),
+        proof_url=lambda: url_of(settings.proof_database),
         signer=signing.signer_of(settings.signing_key, kms=kms, secrets=secrets),
         now=now,
         schemas=settings.schemas,
@@ -206,7 +207,7 @@ def create_worker(settings: WorkerSettings, now: Clock, *, s3: Any, sns: Any, se
         suspect_fall_percent=settings.suspect_fall_percent,
         changed_percent=settings.changed_percent,
         proves_always=settings.prove == "always",
-        restore_url=(lambda: text_of(live)) if (live := settings.restore_database_secret) else None,
+        restore_url=(lambda: url_of(live)) if (live := settings.restore_database) else None,
         proof_room_bytes=settings.proof_room_bytes,
         former_keys=settings.former_keys,
     )

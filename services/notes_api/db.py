@@ -49,7 +49,7 @@ def pool(settings: DatabaseSettings, watch: Callable[[Any], None] | None = None)
 
     return asyncpg.create_pool(
         # asyncpg reads the URL itself, with all that libpq knows: sslmode, several hosts, a socket.
-        settings.database_url.get_secret_value(),
+        **settings.connection,
         min_size=0,
         max_size=CONNECTIONS,
         timeout=CONNECT_SECONDS,

@@ -99,8 +99,8 @@ async def _migrate(settings: MigrationSettings, down_to: str | None) -> Done:
 
 
 async def _connect(settings: MigrationSettings) -> asyncpg.Connection:
-    url = settings.database_url.get_secret_value()
-    return await asyncpg.connect(url, timeout=3, server_settings={"application_name": "notes_api.migrate"})
+    named = {"application_name": "notes_api.migrate"}
+    return await asyncpg.connect(**settings.connection, timeout=3, server_settings=named)
 
 
 def _run(connection: Connection, down_to: str | None, language: str) -> Done:

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from notes_api import login
 
 PREFIX = "HOLDFAST_"
 
@@ -27,18 +29,27 @@ class DatabaseSettings(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
     database_url: SecretStr
+    database_ca: str = ""  # PEM of the authorities that the server's certificate is from; without it the URL decides
 
     @field_validator("database_url")
     @classmethod
     def _is_a_postgresql_url(cls, value: SecretStr) -> SecretStr:
         try:
             url = urlsplit(value.get_secret_value())
-            whole = url.scheme == "postgresql" and url.hostname and url.path.strip("/")
+            whole = bool(url.hostname and url.path.strip("/") and login.arguments(url.geturl()))
         except ValueError:  # its text holds a part of the URL, perhaps of the password
             whole = False
-        if not whole:
-            raise ValueError("must be of the form postgresql://user:password@host:port/database")
+        if not whole or url.scheme not in {login.BY_PASSWORD, login.BY_IAM}:
+            raise ValueError(
+                "must be of the form postgresql://user:password@host:port/database, or, where IAM lets us in,"
+                " postgresql+iam://user@host:port/database"
+            )
         return value
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """What `asyncpg.connect` takes."""
+        return login.arguments(login.trusting(self.database_url.get_secret_value(), self.database_ca))
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:

@@ -33,12 +33,11 @@ def create_engine(
 
     A `statement_seconds` of 0 is for ever.
     """
-    url = settings.database_url.get_secret_value()
 
     async def connect() -> asyncpg.Connection:
         # asyncpg reads the URL itself, with all that libpq knows: sslmode, several hosts, a socket.
         return await asyncpg.connect(
-            url,
+            **settings.connection,
             timeout=CONNECT_SECONDS,
             # Only for a server that has gone silent: one that lives ends the statement first.
             command_timeout=statement_seconds + 2 if statement_seconds else None,

@@ -5,10 +5,12 @@ AWS's own variables (credentials, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL) are read
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from scheduler import login
 
 PREFIX = "HOLDFAST_"
 
@@ -34,8 +36,14 @@ DatabaseUrl = Annotated[
     SecretStr,
     AfterValidator(
         _url(
-            "postgresql://user:password@host:port/database",
-            lambda url: url.scheme == "postgresql" and url.hostname and url.path.strip("/"),
+            "postgresql://user:password@host:port/database, or, where IAM lets us in,"
+            " postgresql+iam://user@host:port/database",
+            lambda url: (
+                url.scheme in {login.BY_PASSWORD, login.BY_IAM}
+                and url.hostname
+                and url.path.strip("/")
+                and login.arguments(url.geturl())
+            ),
         )
     ),
 ]
@@ -71,8 +79,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
     database_url: DatabaseUrl
+    database_ca: str = ""  # PEM of the authorities that the server's certificate is from; without it the URL decides
     http_targets: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()  # how URLs begin that schedules may call
     otlp_endpoint: str = ""
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """What `asyncpg.connect` takes."""
+        return login.arguments(login.trusting(self.database_url.get_secret_value(), self.database_ca))
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:

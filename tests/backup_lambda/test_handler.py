@@ -227,7 +227,7 @@ async def test_problems_come_through_the_gateway(settings: dict[str, str]) -> No
 
 
 AN_ID = "20261122T020000Z-3f9a2c1b"
-WORKERS_ALONE = {"HOLDFAST_TOPIC_ARN", "HOLDFAST_DATABASE_SECRET", "HOLDFAST_PROOF_DATABASE_SECRET"}
+WORKERS_ALONE = {"HOLDFAST_TOPIC_ARN", "HOLDFAST_DATABASE", "HOLDFAST_PROOF_DATABASE"}
 
 
 NO_TASKS: list[object] = [
@@ -276,7 +276,7 @@ async def test_a_function_with_wrong_settings_says_which(settings: dict[str, str
 MISSING = "arn:aws:secretsmanager:us-east-1:000000000000:secret:missing-AbCdEf"
 
 
-@pytest.mark.parametrize("name", ["HOLDFAST_DATABASE_SECRET", "HOLDFAST_PROOF_DATABASE_SECRET", "HOLDFAST_SIGNING_KEY"])
+@pytest.mark.parametrize("name", ["HOLDFAST_DATABASE", "HOLDFAST_PROOF_DATABASE", "HOLDFAST_SIGNING_KEY"])
 async def test_a_backup_whose_secret_cannot_be_read_is_tried_again(
     worker_settings: dict[str, str], world: World, owner: Connection, name: str
 ) -> None:
@@ -288,5 +288,5 @@ async def test_a_backup_whose_secret_cannot_be_read_is_tried_again(
         said = await worker.invoke(task)
         assert said == {"error": "AwsRefused", "message": "GetSecretValue was answered ResourceNotFoundException"}
         ended = await worker.invoke(task)
-    outcome = "stored" if name == "HOLDFAST_PROOF_DATABASE_SECRET" else "failed"
+    outcome = "stored" if name == "HOLDFAST_PROOF_DATABASE" else "failed"
     assert ended == {"result": {"backup_id": backup_id, "outcome": outcome}}

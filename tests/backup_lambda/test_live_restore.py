@@ -224,7 +224,7 @@ async def test_without_a_role_for_it_nothing_is_restored_into_the_live_database(
     restore = await restored(without, world, backup_id, tables=[{"table": "notes"}])
     assert (restore.state, restore.reason) == (
         "failed",
-        "nothing can be restored into the live database: HOLDFAST_RESTORE_DATABASE_SECRET is not set",
+        "nothing can be restored into the live database: HOLDFAST_RESTORE_DATABASE is not set",
     )
 
 

@@ -22,8 +22,8 @@ ROWS = "create table notes.notes as select i as id from generate_series(1, 10) i
 WELL_FORMED = {
     "HOLDFAST_BUCKET": "backups",
     "HOLDFAST_TOPIC_ARN": "arn:aws:sns:us-east-1:1:backups",
-    "HOLDFAST_DATABASE_SECRET": "arn:aws:secretsmanager:us-east-1:1:secret:url",
-    "HOLDFAST_PROOF_DATABASE_SECRET": "arn:aws:secretsmanager:us-east-1:1:secret:url",
+    "HOLDFAST_DATABASE": "arn:aws:secretsmanager:us-east-1:1:secret:url",
+    "HOLDFAST_PROOF_DATABASE": "arn:aws:secretsmanager:us-east-1:1:secret:url",
     "HOLDFAST_SIGNING_KEY": "arn:aws:kms:us-east-1:1:key/1",
 }
 
@@ -60,8 +60,8 @@ async def environment(aws_environment: dict[str, str], world: World, cluster: Cl
     """The settings of the worker function."""
     pem = SIGNER.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     texts = {
-        "HOLDFAST_DATABASE_SECRET": cluster.url("notes_backup", database),
-        "HOLDFAST_PROOF_DATABASE_SECRET": cluster.url("notes_proof", "postgres"),
+        "HOLDFAST_DATABASE": cluster.url("notes_backup", database),
+        "HOLDFAST_PROOF_DATABASE": cluster.url("notes_proof", "postgres"),
         "HOLDFAST_SIGNING_KEY": pem,
     }
     settings = {"HOLDFAST_BUCKET": world.bucket, "HOLDFAST_TOPIC_ARN": world.topic.arn}
@@ -122,7 +122,7 @@ async def test_a_backup_that_cannot_be_proven_is_not_well(
 ) -> None:
     await owner.execute(ROWS)
     async with aws.clients("secretsmanager") as (secrets,):
-        secret = environment["HOLDFAST_PROOF_DATABASE_SECRET"]
+        secret = environment["HOLDFAST_PROOF_DATABASE"]
         await secrets.put_secret_value(SecretId=secret, SecretString="postgresql://u:hunter2@127.0.0.1:1/x")
     done = await command(environment, "run")
     assert (done.code, done.said.splitlines()[-1]) == (1, f"{await the_backup(world)}: stored")

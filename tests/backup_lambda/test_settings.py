@@ -13,8 +13,8 @@ KEY = "arn:aws:kms:us-east-1:1:key/1"
 WORKER = {
     "HOLDFAST_BUCKET": "backups",
     "HOLDFAST_TOPIC_ARN": TOPIC,
-    "HOLDFAST_DATABASE_SECRET": SECRET,
-    "HOLDFAST_PROOF_DATABASE_SECRET": SECRET,
+    "HOLDFAST_DATABASE": SECRET,
+    "HOLDFAST_PROOF_DATABASE": SECRET,
     "HOLDFAST_SIGNING_KEY": KEY,
 }
 
@@ -36,7 +36,8 @@ def test_every_setting_of_the_worker_can_be_given() -> None:
         "HOLDFAST_OBJECT_LOCK_DAYS": "35",
         "HOLDFAST_FORMER_KEYS": f"{'a' * 64}, {'b' * 64}",
         "HOLDFAST_CHANGED_PERCENT": "30",
-        "HOLDFAST_RESTORE_DATABASE_SECRET": "arn:aws:secretsmanager:eu-west-1:1:secret:live",
+        "HOLDFAST_DATABASE_CA": "-----BEGIN CERTIFICATE-----",
+        "HOLDFAST_RESTORE_DATABASE": "arn:aws:secretsmanager:eu-west-1:1:secret:live",
     }
     settings = WorkerSettings.from_env(WORKER | given)
     assert settings.include_tables == ("notes.*", "scheduler.schedules")
@@ -44,16 +45,21 @@ def test_every_setting_of_the_worker_can_be_given() -> None:
     assert (settings.prove, settings.reprove_after_days, settings.proof_room_bytes) == ("on_demand", 0, 5_000_000_000)
     assert (settings.suspect_fall_percent, settings.object_lock_days) == (20, 35)
     assert settings.former_keys == ("a" * 64, "b" * 64)
-    assert (settings.changed_percent, str(settings.restore_database_secret)[-5:]) == (30, ":live")
+    assert (settings.changed_percent, str(settings.restore_database)[-5:]) == (30, ":live")
     assert given.keys() | WORKER.keys() | {"HOLDFAST_SCHEMAS"} == {
         f"HOLDFAST_{name.upper()}" for name in WorkerSettings.model_fields
     }
 
 
+def test_an_address_without_a_password_is_no_secret() -> None:
+    address = "postgresql+iam://notes_backup@db.example.org:5432/holdfast"
+    assert WorkerSettings.from_env(WORKER | {"HOLDFAST_DATABASE": address}).database == address
+
+
 def test_what_is_empty_excludes_and_limits_nothing() -> None:
     """A template's parameter that nobody filled in arrives so."""
     empty = {"HOLDFAST_EXCLUDE_TABLES": "", "HOLDFAST_FORMER_KEYS": " ", "HOLDFAST_PROOF_ROOM_BYTES": ""}
-    empty |= {"HOLDFAST_RESTORE_DATABASE_SECRET": ""}
+    empty |= {"HOLDFAST_RESTORE_DATABASE": ""}
     assert WorkerSettings.from_env(WORKER | empty) == WorkerSettings.from_env(WORKER)
 
 
@@ -64,8 +70,10 @@ def test_what_is_empty_excludes_and_limits_nothing() -> None:
         ({"HOLDFAST_BUCKET": ""}, "HOLDFAST_BUCKET: "),
         ({"HOLDFAST_TOPIC_ARN": "s3cret"}, "HOLDFAST_TOPIC_ARN: "),
         ({"HOLDFAST_SCHEMAS": "notes,,scheduler"}, "HOLDFAST_SCHEMAS: "),
-        ({"HOLDFAST_DATABASE_SECRET": "postgresql://u:s3cret@h/d"}, "HOLDFAST_DATABASE_SECRET: "),
-        ({"HOLDFAST_PROOF_DATABASE_SECRET": "postgresql://u:s3cret@h/d"}, "HOLDFAST_PROOF_DATABASE_SECRET: "),
+        ({"HOLDFAST_DATABASE": "postgresql://u:s3cret@h/d"}, "HOLDFAST_DATABASE: "),
+        ({"HOLDFAST_PROOF_DATABASE": "postgresql://u:s3cret@h/d"}, "HOLDFAST_PROOF_DATABASE: "),
+        ({"HOLDFAST_DATABASE": "postgresql+iam://u:s3cret@h/d"}, "HOLDFAST_DATABASE: "),
+        ({"HOLDFAST_DATABASE": "postgresql+iam://h/s3cret"}, "HOLDFAST_DATABASE: "),
         ({"HOLDFAST_SIGNING_KEY": "-----BEGIN PRIVATE KEY-----s3cret"}, "HOLDFAST_SIGNING_KEY: "),
         ({"HOLDFAST_SIGNING_KEY": "arn:aws:s3:us-east-1:1:s3cret"}, "HOLDFAST_SIGNING_KEY: "),
         ({"HOLDFAST_FORMER_KEYS": "abc"}, "HOLDFAST_FORMER_KEYS: "),

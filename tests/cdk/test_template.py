@@ -318,9 +318,9 @@ def test_functions() -> None:
     }
     told = worker["Environment"]["Variables"]
     assert {name: told[name]["Ref"] for name in told if name not in ("HOLDFAST_BUCKET", "HOLDFAST_TOPIC_ARN")} == {
-        "HOLDFAST_DATABASE_SECRET": "DatabaseSecretArn",
-        "HOLDFAST_PROOF_DATABASE_SECRET": "ProofDatabaseSecretArn",
-        "HOLDFAST_RESTORE_DATABASE_SECRET": "RestoreDatabaseSecretArn",
+        "HOLDFAST_DATABASE": "DatabaseSecretArn",
+        "HOLDFAST_PROOF_DATABASE": "ProofDatabaseSecretArn",
+        "HOLDFAST_RESTORE_DATABASE": "RestoreDatabaseSecretArn",
         "HOLDFAST_SIGNING_KEY": "SigningKeyArn",
         "HOLDFAST_FORMER_KEYS": "FormerKeys",
         "HOLDFAST_OBJECT_LOCK_DAYS": "ObjectLockDays",

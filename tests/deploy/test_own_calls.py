@@ -126,7 +126,7 @@ def told(stack: Deployed, function: str) -> dict[str, str]:
 def settings(hardened: Deployed, cluster: Cluster) -> Iterator[WorkerSettings]:
     """Those of the deployed worker, whose secrets hold real URLs meanwhile."""
     settings, secrets = WorkerSettings.from_env(told(hardened, "Worker")), hardened.account.client("secretsmanager")
-    assert settings.restore_database_secret
+    assert settings.restore_database
     with cluster.database() as database:
         statements = [
             "create table notes.notes (id int primary key)",
@@ -136,9 +136,9 @@ def settings(hardened: Deployed, cluster: Cluster) -> Iterator[WorkerSettings]:
         ]
         cluster.server.psql(database, statements)
         urls = {
-            settings.database_secret: cluster.url("notes_backup", database),
-            settings.proof_database_secret: cluster.url("notes_proof", "postgres"),
-            settings.restore_database_secret: cluster.url("notes_restore", database),
+            settings.database: cluster.url("notes_backup", database),
+            settings.proof_database: cluster.url("notes_proof", "postgres"),
+            settings.restore_database: cluster.url("notes_restore", database),
         }
         for secret, url in urls.items():
             secrets.put_secret_value(SecretId=secret, SecretString=url)

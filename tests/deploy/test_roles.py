@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from deploy.local.postgres import programs
+from deploy.local.postgres import ROLES, ROLES_SQL, UNPRIVILEGED_USER, Postgres, programs
 from deploy.local.settings import ROOT
-from tests.servers import Cluster
+from tests.servers import Cluster, free_port, private_directory, running
 
 # What pg_dump leaves out when it is told schemas.
 EXTENSIONS = "create extension pg_trgm; create extension btree_gin;\n"
@@ -131,3 +131,47 @@ async def test_a_restore_may_have_temporary_tables_and_no_others(cluster: Cluste
         await notes_restore.execute("create temporary table waiting as select * from notes.notes")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await notes_restore.execute("create table notes.made (id int)")
+
+
+@pytest.fixture
+def rds() -> Iterator[Cluster]:
+    """A server as RDS has it: whoever makes roles is no superuser, and members of rds_iam are let in by IAM."""
+    with private_directory(owner=UNPRIVILEGED_USER) as home:
+        server = Postgres(home, free_port(), {role: role for role in ("postgres", "master", *ROLES)})
+        server.prepare()
+        with running(server.program(), home):
+            master = "create role master login createrole createdb password 'master' in role pg_monitor"
+            server.psql("postgres", ["create role rds_iam", "create role rds_superuser", master])
+            server.psql(
+                "postgres", ["create database holdfast owner master", "grant rds_iam to master with admin option"]
+            )
+            yield Cluster(server)
+
+
+async def test_the_master_user_of_rds_runs_it_and_iam_lets_the_roles_in(rds: Cluster) -> None:
+    for _ in range(2):
+        assert run_roles_sql(rds.url("master", "holdfast")) == ""
+    async with connected(rds, "postgres", "holdfast") as superuser:
+        members = "select member::regrole::text from pg_auth_members where roleid = 'rds_iam'::regrole"
+        assert {each[0] for each in await superuser.fetch(members)} == {"master", *ROLES}
+        has = "select rolname from pg_roles where pg_has_role('master', oid, 'set') and rolname = any ($1)"
+        assert not await superuser.fetch(has, ROLES), "its password would no longer let it in"
+        for role in ROLES:  # IAM itself is not here
+            await superuser.execute(f"alter role {role} password '{role}'")
+    migrate(rds, "holdfast")
+    async with connected(rds, "notes_app", "holdfast") as notes_app:
+        assert await notes_app.fetchval("select count(*) from notes.notes") == 0
+    async with connected(rds, "notes_proof", "postgres") as notes_proof:
+        await notes_proof.execute("create database holdfast_proof_x")
+        await notes_proof.execute("drop database holdfast_proof_x")
+
+
+def test_without_passwords_where_iam_lets_nobody_in_it_says_what_to_set(cluster: Cluster, live: str) -> None:
+    assert "set NOTES_OWNER_PASSWORD and the six others" in run_roles_sql(cluster.url("postgres", live))
+
+
+def run_roles_sql(url: str) -> str:
+    """Without passwords; why it ended, or nothing."""
+    psql = [str(programs() / "psql"), "--quiet", url, "--file", str(ROLES_SQL)]
+    done = subprocess.run(psql, check=False, capture_output=True, text=True, env={"PATH": os.defpath})
+    return done.stderr if done.returncode else ""

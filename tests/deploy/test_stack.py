@@ -78,5 +78,5 @@ def test_the_worker_is_told_how_to_sign_and_how_long_to_lock(deployed: Deployed,
         told = worker["Environment"]["Variables"]
         assert told["HOLDFAST_OBJECT_LOCK_DAYS"] == days
         assert told["HOLDFAST_SIGNING_KEY"] == stack.parameters["SigningKeyArn"]
-        assert told["HOLDFAST_PROOF_DATABASE_SECRET"] == stack.parameters["ProofDatabaseSecretArn"]
+        assert told["HOLDFAST_PROOF_DATABASE"] == stack.parameters["ProofDatabaseSecretArn"]
         assert told["HOLDFAST_PROVE"] == "always"

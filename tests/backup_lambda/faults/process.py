@@ -33,9 +33,9 @@ async def settings_of(
     return aws.variables | {
         "HOLDFAST_BUCKET": world.bucket,
         "HOLDFAST_TOPIC_ARN": world.topic.arn,
-        "HOLDFAST_DATABASE_SECRET": await secret(url),
-        "HOLDFAST_PROOF_DATABASE_SECRET": await secret(proof_url),
-        "HOLDFAST_RESTORE_DATABASE_SECRET": await secret(restore_url) if restore_url else "",
+        "HOLDFAST_DATABASE": await secret(url),
+        "HOLDFAST_PROOF_DATABASE": await secret(proof_url),
+        "HOLDFAST_RESTORE_DATABASE": await secret(restore_url) if restore_url else "",
         "HOLDFAST_SIGNING_KEY": await secret(key),
     }
 

@@ -80,7 +80,7 @@ async def test_the_secret_is_wrong(
     gated_worker: MakeWorker, proof_url: str, world: World, ends: End, secret: str
 ) -> None:
     shown = await ends(
-        await failed(gated_worker(secret, proof_url), world), "failed", reason="the database secret cannot be used ("
+        await failed(gated_worker(secret, proof_url), world), "failed", reason="the database's URL cannot be used ("
     )
     assert "or its TLS files are missing" in str(shown.reason)
 
