@@ -25,7 +25,7 @@ UV = ROOT / ".venv" / "uv" / "bin" / "uv"
 LAMBDA_PLATFORM = ["--python-platform", "aarch64-manylinux_2_28", "--python-version", "3.13"]
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 # Botocore describes over four hundred services, in two thousand files, which each start of a function would unpack.
-SERVICES_OF_AWS = {"kms", "lambda", "s3", "secretsmanager", "sns", "sts"}
+SERVICES_OF_AWS = {"ecs", "kms", "lambda", "s3", "secretsmanager", "sns", "sts"}
 LEFT_OUT_FOLDERS = {"__pycache__", "bin"}
 LEFT_OUT_FILES = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", ".lock"}  # they tell how it was installed
 

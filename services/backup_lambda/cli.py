@@ -46,6 +46,7 @@ from backup_lambda.schemas import (
 )
 from backup_lambda.settings import SettingsError
 from backup_lambda.store import S3Store
+from backup_lambda.tasks import WORKERS_TASKS, RestoreTask, Task
 from backup_lambda.terminal import Terminal
 from backup_lambda.verify import Report
 from backup_lambda.verify import verify as verified
@@ -332,6 +333,21 @@ def run(given: tuple[Terminal, Mapping[str, str]], label: str | None, tables: tu
     return ALL_IS_WELL if well else SOMETHING_IS_WRONG
 
 
+@click.command()
+@click.argument("task")
+@click.pass_obj
+def perform(given: tuple[Terminal, Mapping[str, str]], task: str) -> int:
+    """Do what the worker function has handed on: TASK is its JSON. The rest is as with `run`."""
+    screen, environment = given
+    settings = Call(screen, environment, None, None, (), as_json=False).worker_settings()
+    with screen.log("backup_lambda", logging.INFO):
+        wanted = WORKERS_TASKS.validate_json(task)
+        if not isinstance(wanted, Task | RestoreTask):
+            raise click.UsageError("a task makes, proves or restores backups")
+        well = asyncio.run(running.perform(settings, wanted))
+    return ALL_IS_WELL if well else SOMETHING_IS_WRONG
+
+
 @command("verify")
 @click.option("--read-data", is_flag=True, help="Read every byte back, too.")
 async def verify(call: Call, *, read_data: bool) -> int:
@@ -373,7 +389,8 @@ def commands() -> None:
 
 
 for each in (
-    create, list_, show, prove, restore, row, history, diff, verify, run, retention, subscribe, subscribers, unsubscribe
+    create, list_, show, prove, restore, row, history, diff, verify, run, perform, retention, subscribe, subscribers,
+    unsubscribe,
 ):  # fmt: skip
     commands.add_command(each)
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import cache
 from typing import Any
 
@@ -18,12 +18,14 @@ from pydantic import ValidationError
 
 from backup_lambda import aws, diff, traces
 from backup_lambda.app import create_app, utc_now
+from backup_lambda.errors import DatabaseFailed
+from backup_lambda.fargate import Fargate
 from backup_lambda.functions import Functions, answered
 from backup_lambda.keeper import create_keeper
 from backup_lambda.notices import Topic
 from backup_lambda.settings import ApiSettings, KeeperSettings, WorkerSettings
 from backup_lambda.store import S3Store
-from backup_lambda.tasks import WORKERS_TASKS, DiffTask, RestoreTask, RetentionTask, Started, TrialTask
+from backup_lambda.tasks import WORKERS_TASKS, DiffTask, RestoreTask, RetentionTask, Started, Task, TrialTask
 from backup_lambda.worker import Worker, create_worker
 
 logging.getLogger("backup_lambda").setLevel(logging.INFO)
@@ -51,10 +53,18 @@ def worker(event: dict[str, Any], context: Any) -> dict[str, Any]:
     traces.TRACE_ID.set(task.trace_id)
     settings, clients = _for_worker()
     worker = create_worker(settings, utc_now, **clients)
-    return _loop.run_until_complete(_done(worker, task, _seconds_left(context)))
+    longer = Fargate(_ecs(), settings.task, settings.task_from_bytes) if settings.task else None
+    return _loop.run_until_complete(_done(worker, longer, task, _seconds_left(context)))
 
 
-async def _done(worker: Worker, task: Started | DiffTask, seconds_left: Callable[[], float]) -> dict[str, Any]:
+async def _done(
+    worker: Worker, longer: Fargate | None, task: Started | DiffTask, seconds_left: Callable[[], float]
+) -> dict[str, Any]:
+    if longer and isinstance(task, Task | RestoreTask):
+        with suppress(DatabaseFailed):  # which the task itself says where people see it
+            if await longer.is_for(worker.means):
+                await longer.begin(task)
+                return {"outcome": "handed on"}
     match task:
         case DiffTask():
             return await answered(diff.page_with_now(worker.means, task.backup_id, task.cursor))
@@ -110,6 +120,12 @@ def _for_worker() -> tuple[WorkerSettings, dict[str, Any]]:
     settings = WorkerSettings.from_env(os.environ)
     s3, sns, secrets, kms = _open("s3", "sns", "secretsmanager", "kms")
     return settings, {"s3": s3, "sns": sns, "secrets": secrets, "kms": kms}
+
+
+@cache
+def _ecs() -> Any:
+    (ecs,) = _open("ecs")
+    return ecs
 
 
 @cache

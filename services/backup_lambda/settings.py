@@ -3,6 +3,7 @@
 Region, credentials and endpoint of AWS are not ours: botocore finds them by its own rules (AWS_*).
 """
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
@@ -28,6 +29,10 @@ def _number(value: object) -> object:
     if value == "":
         return None
     return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _json(value: object) -> object:
+    return (json.loads(value) if value else None) if isinstance(value, str) else value
 
 
 def _none_if_empty(value: object) -> object:
@@ -87,6 +92,17 @@ class KeeperSettings(_Settings):
     retention: Retention = Policy()
 
 
+class Place(BaseModel):
+    """Where a task of ECS runs, by names or ARNs."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+    cluster: Word
+    definition: Word
+    subnets: Annotated[tuple[Word, ...], Field(min_length=1, max_length=16, strict=False)]
+    security_group: Word
+
+
 class WorkerSettings(_Settings):
     """What the function that makes, proves and restores backups needs."""
 
@@ -109,3 +125,6 @@ class WorkerSettings(_Settings):
     suspect_fall_percent: Annotated[Number, Field(ge=1, le=100)] = 50
     changed_percent: Annotated[Number, Field(ge=1, le=100)] = 50  # of a table's rows: more than that is told
     object_lock_days: Annotated[Number, Field(ge=0)] = 0  # 0: objects are not locked
+    # Where what takes longer than a function has is done, as JSON; without it the function tries whatever it is asked.
+    task: Annotated[Place | None, BeforeValidator(_json)] = None
+    task_from_bytes: Annotated[Number, Field(ge=0)] = 10_000_000_000  # of the database; 0: the task does everything

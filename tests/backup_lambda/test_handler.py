@@ -153,7 +153,7 @@ async def worker_settings(
         }
         for name, url in urls.items():
             secret = await secrets_manager.create_secret(Name=f"{world.bucket}-{name}", SecretString=url)
-            settings = settings | {f"HOLDFAST_{name}_SECRET": secret["ARN"]}
+            settings = settings | {f"HOLDFAST_{name}": secret["ARN"]}
         key = await kms.create_key(KeySpec="ECC_NIST_EDWARDS25519", KeyUsage="SIGN_VERIFY")
         yield settings | {"HOLDFAST_SIGNING_KEY": key["KeyMetadata"]["Arn"]}
 
@@ -290,3 +290,70 @@ async def test_a_backup_whose_secret_cannot_be_read_is_tried_again(
         ended = await worker.invoke(task)
     outcome = "stored" if name == "HOLDFAST_PROOF_DATABASE" else "failed"
     assert ended == {"result": {"backup_id": backup_id, "outcome": outcome}}
+
+
+@pytest.fixture
+async def task_settings(worker_settings: dict[str, str], world: World) -> dict[str, str]:
+    """Of a function that hands everything on to a task of ECS."""
+    name = world.bucket
+    async with aws.clients("ecs") as (ecs,):
+        await ecs.create_cluster(clusterName=name)
+        container = {"name": "worker", "image": "holdfast/backup_lambda", "essential": True}
+        await ecs.register_task_definition(
+            family=name,
+            containerDefinitions=[container],
+            requiresCompatibilities=["FARGATE"],
+            networkMode="awsvpc",
+            cpu="1024",
+            memory="2048",
+        )
+    place = {"cluster": name, "definition": name, "subnets": ["subnet-a", "subnet-b"], "security_group": "sg-worker"}
+    return worker_settings | {"HOLDFAST_TASK": json.dumps(place), "HOLDFAST_TASK_FROM_BYTES": "0"}
+
+
+@pytest.mark.parametrize("what", ["backup", "proof"])
+async def test_what_takes_longer_than_a_function_may_is_done_by_a_task(
+    task_settings: dict[str, str], worker_settings: dict[str, str], world: World, owner: Connection, what: str
+) -> None:
+    await owner.execute("create table notes.notes as select i as id from generate_series(1, 10) i")
+    backup_id = await world.wish()
+    task: dict[str, Any] = {"task": "backup", "backup_id": backup_id}
+    if what == "proof":
+        async with function("worker", worker_settings) as worker:
+            assert (await worker.invoke(task))["result"]["outcome"] == "proven"
+        task = {"task": "proof", "backup_id": backup_id, "number": 2}
+    async with function("worker", task_settings) as worker:
+        assert await worker.invoke(task) == {"result": {"outcome": "handed on"}}
+    async with aws.clients("ecs") as (ecs,):
+        begun = await ecs.describe_tasks(
+            cluster=world.bucket, tasks=(await ecs.list_tasks(cluster=world.bucket))["taskArns"]
+        )
+    [override] = begun["tasks"][0]["overrides"]["containerOverrides"]
+    assert override["name"] == "worker"
+    done = await asyncio.create_subprocess_exec(
+        *(sys.executable, *override["command"][1:]),
+        env={**worker_settings, "PYTHONPATH": str(SERVICES)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said = (await done.communicate())[1].decode()
+    assert done.returncode == 0, said
+    number = task.get("number", 1)
+    assert (await world.read_json(f"backups/{backup_id}/proof/{number}.json"))["verdict"] == "proven"
+
+
+async def test_a_database_that_is_small_is_backed_up_by_the_function(
+    task_settings: dict[str, str], world: World, owner: Connection
+) -> None:
+    await owner.execute("create table notes.notes as select i as id from generate_series(1, 10) i")
+    task = {"task": "backup", "backup_id": await world.wish()}
+    for limit, outcome in (("1000000000000", "proven"), ("1000000", "handed on")):
+        async with function("worker", task_settings | {"HOLDFAST_TASK_FROM_BYTES": limit}) as worker:
+            assert (await worker.invoke(task))["result"]["outcome"] == outcome
+
+
+async def test_a_task_that_cannot_be_begun_is_tried_again(task_settings: dict[str, str], world: World) -> None:
+    task = {"task": "backup", "backup_id": await world.wish()}
+    place = json.loads(task_settings["HOLDFAST_TASK"]) | {"definition": "gone"}
+    async with function("worker", task_settings | {"HOLDFAST_TASK": json.dumps(place)}) as worker:
+        said = await worker.invoke(task)
+    assert said == {"error": "AwsRefused", "message": "RunTask was answered ClientException"}

@@ -36,6 +36,8 @@ def test_every_setting_of_the_worker_can_be_given() -> None:
         "HOLDFAST_OBJECT_LOCK_DAYS": "35",
         "HOLDFAST_FORMER_KEYS": f"{'a' * 64}, {'b' * 64}",
         "HOLDFAST_CHANGED_PERCENT": "30",
+        "HOLDFAST_TASK": '{"cluster": "c", "definition": "d", "subnets": ["a", "b"], "security_group": "sg"}',
+        "HOLDFAST_TASK_FROM_BYTES": "0",
         "HOLDFAST_DATABASE_CA": "-----BEGIN CERTIFICATE-----",
         "HOLDFAST_RESTORE_DATABASE": "arn:aws:secretsmanager:eu-west-1:1:secret:live",
     }
@@ -46,6 +48,8 @@ def test_every_setting_of_the_worker_can_be_given() -> None:
     assert (settings.suspect_fall_percent, settings.object_lock_days) == (20, 35)
     assert settings.former_keys == ("a" * 64, "b" * 64)
     assert (settings.changed_percent, str(settings.restore_database)[-5:]) == (30, ":live")
+    assert settings.task
+    assert (settings.task.subnets, settings.task_from_bytes) == (("a", "b"), 0)
     assert given.keys() | WORKER.keys() | {"HOLDFAST_SCHEMAS"} == {
         f"HOLDFAST_{name.upper()}" for name in WorkerSettings.model_fields
     }
@@ -58,7 +62,12 @@ def test_an_address_without_a_password_is_no_secret() -> None:
 
 def test_what_is_empty_excludes_and_limits_nothing() -> None:
     """A template's parameter that nobody filled in arrives so."""
-    empty = {"HOLDFAST_EXCLUDE_TABLES": "", "HOLDFAST_FORMER_KEYS": " ", "HOLDFAST_PROOF_ROOM_BYTES": ""}
+    empty = {
+        "HOLDFAST_EXCLUDE_TABLES": "",
+        "HOLDFAST_FORMER_KEYS": " ",
+        "HOLDFAST_PROOF_ROOM_BYTES": "",
+        "HOLDFAST_TASK": "",
+    }
     empty |= {"HOLDFAST_RESTORE_DATABASE": ""}
     assert WorkerSettings.from_env(WORKER | empty) == WorkerSettings.from_env(WORKER)
 
@@ -87,6 +96,9 @@ def test_what_is_empty_excludes_and_limits_nothing() -> None:
         ({"HOLDFAST_PROOF_ROOM_BYTES": "1e9"}, "HOLDFAST_PROOF_ROOM_BYTES: "),
         ({"HOLDFAST_SUSPECT_FALL_PERCENT": "0"}, "HOLDFAST_SUSPECT_FALL_PERCENT: "),
         ({"HOLDFAST_SUSPECT_FALL_PERCENT": "101"}, "HOLDFAST_SUSPECT_FALL_PERCENT: "),
+        ({"HOLDFAST_TASK": "s3cret"}, "HOLDFAST_TASK: "),
+        ({"HOLDFAST_TASK": '{"cluster": "s3cret"}'}, "HOLDFAST_TASK: "),
+        ({"HOLDFAST_TASK_FROM_BYTES": "10 GB"}, "HOLDFAST_TASK_FROM_BYTES: "),
         ({"HOLDFAST_OBJECT_LOCK_DAYS": "1.5"}, "HOLDFAST_OBJECT_LOCK_DAYS: "),
     ],
 )
