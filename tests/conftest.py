@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from deploy.local import emulator as aws_emulator
 from deploy.local import valkey
@@ -17,6 +18,8 @@ ENOUGH_BYTES = 8 * 1024**3
 
 def pytest_configure() -> None:
     """Servers keep their files in memory where they may: making a database takes up to 30 times as long on a disk."""
+    settings.register_profile("holdfast", deadline=None)  # how long an example takes is this machine's business
+    settings.load_profile("holdfast")
     if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
         return
     found = os.statvfs(MEMORY)
