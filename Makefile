@@ -126,7 +126,7 @@ MYPY := $(VENV)/dev/bin/python -m mypy --no-error-summary
 lint: $(VENV)/dev/.done $(VENV)/cdk/.done ## format, lint and types
 	@$(VENV)/dev/bin/ruff format --check --quiet . || { echo 'run `make format`'; exit 1; }
 	@$(VENV)/dev/bin/ruff check --quiet .
-	@$(MYPY) services deploy/local deploy/containers deploy/package.py tests --exclude '^tests/cdk/'
+	@$(MYPY) services deploy/local deploy/containers deploy/*.py tests --exclude '^tests/cdk/'
 	@$(MYPY) --python-executable $(VENV)/cdk/bin/python deploy/cdk tests/cdk
 
 .PHONY: format
@@ -151,6 +151,10 @@ soak: $(VENV)/dev/.done ## the scheduler while its workers and servers are kille
 package: $(VENV)/dev/.done $(VENV)/emulator/.done ## build the function packages, for this machine and for Lambda
 	@$(VENV)/dev/bin/python -m deploy.package local --python $(VENV)/emulator/bin/python
 	@$(VENV)/dev/bin/python -m deploy.package lambda
+
+.PHONY: deploy
+deploy: $(VENV)/local/.done ## deploy a stack to AWS: STACK=backup SET="NAME=VALUE ..."; the README lists them
+	@$(VENV)/local/bin/python -m deploy.aws $(STACK) $(SET:%=--set %)
 
 .PHONY: template
 template: $(VENV)/cdk/.done ## write the template of the AWS stack, and docs/rights.md

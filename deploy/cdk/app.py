@@ -18,19 +18,40 @@ for _reason in ("UNTESTED", "DEPRECATED", "END_OF_LIFE"):
 
 from aws_cdk import App, Stack  # noqa: E402  # it starts Node, which reads the settings above
 
-from deploy.cdk.backup import BackupStack  # noqa: E402  # it imports aws_cdk too
-from deploy.cdk.storage import StorageStack  # noqa: E402  # likewise
+from deploy.cdk.backup import BackupStack  # noqa: E402  # it imports aws_cdk too, as all of these
+from deploy.cdk.cluster import ClusterStack  # noqa: E402
+from deploy.cdk.data import DataStack  # noqa: E402
+from deploy.cdk.host import HostStack  # noqa: E402
+from deploy.cdk.network import NetworkStack  # noqa: E402
+from deploy.cdk.services import NotesApiStack, SchedulerStack  # noqa: E402
+from deploy.cdk.storage import StorageStack  # noqa: E402
+from deploy.cdk.watch import WatchStack  # noqa: E402
 
 TEMPLATES = Path(__file__).parent / "templates"
-STACKS: dict[str, type[Stack]] = {"backup": BackupStack, "storage": StorageStack}  # by the template's name
+STACKS: dict[str, type[Stack]] = {  # by the template's name
+    "network": NetworkStack,
+    "data": DataStack,
+    "storage": StorageStack,
+    "backup": BackupStack,
+    "host": HostStack,
+    "cluster": ClusterStack,
+    "notes_api": NotesApiStack,
+    "scheduler": SchedulerStack,
+    "watch": WatchStack,
+}
 LINE = 110
+
+
+def stack_name(name: str) -> str:
+    """Under which a stack is deployed, unless somebody says another name."""
+    return f"holdfast-{name.replace('_', '-')}"
 
 
 def synthesise(name: str) -> str:
     """A template, laid out, and with sorted keys, so that only real changes differ."""
     app = App(analytics_reporting=False)
-    STACKS[name](app, f"holdfast-{name}")
-    template = app.synth().get_stack_by_name(f"holdfast-{name}").template
+    STACKS[name](app, stack_name(name))
+    template = app.synth().get_stack_by_name(stack_name(name)).template
     for resource in template["Resources"].values():
         resource.pop("Metadata", None)  # CDK's notes to its own tools
     return _laid_out(template) + "\n"

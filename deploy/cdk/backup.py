@@ -10,9 +10,7 @@ from typing import Any
 
 from aws_cdk import (
     Aws,
-    BootstraplessSynthesizer,
     CfnElement,
-    CfnOutput,
     Duration,
     Fn,
     RemovalPolicy,
@@ -29,7 +27,9 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from deploy.cdk import alarms, policies
-from deploy.cdk.parameters import Parameters, short_name
+from deploy.cdk.parameters import Parameters, one_of, publish, short_name
+from deploy.cdk.stacks import by_cloudformation_alone
+from deploy.cdk.task import task_of_worker
 
 STAGE = "v1"
 ROUTES = (
@@ -53,6 +53,17 @@ ROUTES = (
     ("POST", "/subscriptions/test"),
     ("DELETE", "/subscriptions/{subscription_id}"),
 )
+WITH_BODY = {
+    ("POST", path)
+    for path in (
+        "/backups",
+        "/backups/{backup_id}/proofs",
+        "/backups/{backup_id}/restores",
+        "/retention",
+        "/subscriptions",
+    )
+}
+RATE, BURST = 10, 20  # requests in a second
 WORKER_TIMEOUT = Duration.minutes(15)  # Lambda's longest
 API_TIMEOUT = Duration.seconds(28)  # `Prefer: wait=25` must fit in, and the gateway gives up after 29 s
 KEEPER_TIMEOUT = Duration.seconds(25)  # the API waits for its answer
@@ -75,13 +86,7 @@ class BackupStack(Stack):
     """Deployed by CloudFormation alone: no assets, so no bootstrapped account, and no custom resources."""
 
     def __init__(self, scope: Construct, name: str) -> None:
-        super().__init__(
-            scope,
-            name,
-            description="Holdfast: backups, their API and their announcements",
-            synthesizer=BootstraplessSynthesizer(),
-            termination_protection=True,
-        )
+        super().__init__(scope, name, **by_cloudformation_alone("Holdfast: backups, their API and their announcements"))
         self.parameters = Parameters(self)
         self.code = lambda_.Code.from_cfn_parameters(
             bucket_name_param=self.parameters.code_bucket, object_key_param=self.parameters.code_key
@@ -152,23 +157,25 @@ class BackupStack(Stack):
         self._make_api({**settings, **asked, **self.parameters.of_retention})
 
     def _make_worker(self, settings: Mapping[str, str]) -> None:
-        log = self._log_group("WorkerLog")
-        self.worker_role = self._role(
-            "WorkerRole",
-            policies.worker_function(
-                bucket_arn=self.bucket.bucket_arn,
-                topic_arn=self.topic.topic_arn,
-                dead_letters_arn=self.dead_letters.queue_arn,
-                secret_arns=[self.parameters.database_secret, self.parameters.proof_database_secret],
-                restore_secret_arn=self.parameters.restore_database_secret,
-                restores_live=self.parameters.restores_live,
-                signing_key_arn=self.parameters.signing_key,
-                encryption=self.encryption,
-                locked=self.parameters.locked,
-                log_arn=log.log_group_arn,
-            ),
-            # A backup that takes longer than a function may runs as a task, with the same rights.
-            "ecs-tasks.amazonaws.com",
+        parameters, log = self.parameters, self._log_group("WorkerLog")
+        rights = policies.backups(
+            bucket_arn=self.bucket.bucket_arn,
+            topic_arn=self.topic.topic_arn,
+            databases=parameters.databases,
+            signing_key_arn=parameters.signing_key,
+            encryption=self.encryption,
+            locked=parameters.locked,
+        )
+        environment = {**settings, **parameters.of_worker}
+        task = task_of_worker(self, parameters, rights, environment)
+        more = policies.worker_function(
+            bucket_arn=self.bucket.bucket_arn,
+            dead_letters_arn=self.dead_letters.queue_arn,
+            task_arn=task.definition_arn,
+            passed_role_arns=task.role_arns,
+            with_task=parameters.with_task,
+            private=parameters.private,
+            log_arn=log.log_group_arn,
         )
         self.worker = self._function(
             "Worker",
@@ -180,10 +187,39 @@ class BackupStack(Stack):
             retry_attempts=1,
             max_event_age=Duration.hours(1),
             on_failure=destinations.SqsDestination(self.dead_letters),
-            role=self.worker_role.without_policy_updates(),
+            role=self._role("WorkerRole", [*rights, *more]).without_policy_updates(),
             log_group=log,
-            environment={**settings, **self.parameters.of_worker},
+            environment={
+                **environment,
+                "HOLDFAST_TASK": one_of(parameters.with_task, self.to_json_string(task.place), ""),
+                "HOLDFAST_TASK_FROM_BYTES": parameters.task_from_bytes,
+            },
         )
+        self._count_proven(log.log_group_name, task.log_name)
+        function = self.worker.node.default_child
+        assert isinstance(function, lambda_.CfnFunction)
+        within = {"SubnetIds": parameters.subnets, "SecurityGroupIds": [parameters.security_group]}
+        function.vpc_config = Fn.condition_if(parameters.private.logical_id, within, Aws.NO_VALUE)
+
+    def _count_proven(self, *log_names: str) -> None:
+        """Each backup that was made and proven; a later proof of an older one is none."""
+        for name, log in zip(("ProvenByFunction", "ProvenByTask"), log_names, strict=True):
+            counted = logs.CfnMetricFilter(
+                self,
+                name,
+                log_group_name=log,
+                filter_pattern='"backup proven"',  # as backup_lambda.attempt writes it
+                metric_transformations=[
+                    {
+                        "metricNamespace": "Holdfast",
+                        "metricName": f"{Aws.STACK_NAME}-proven",
+                        "metricValue": "1",
+                        "unit": "Count",
+                    }
+                ],
+            )
+            if name == "ProvenByTask":
+                counted.cfn_options.condition = self.parameters.with_task
 
     def _make_keeper(self) -> None:
         log = self._log_group("KeeperLog")
@@ -243,6 +279,7 @@ class BackupStack(Stack):
             handler=f"backup_lambda.handler.{name.lower()}",
             runtime=lambda_.Runtime.PYTHON_3_13,
             architecture=lambda_.Architecture.ARM_64,
+            tracing=lambda_.Tracing.ACTIVE,
             **more,
         )
 
@@ -257,8 +294,8 @@ class BackupStack(Stack):
             default_method_options=apigateway.MethodOptions(authorization_type=apigateway.AuthorizationType.IAM),
             deploy_options=apigateway.StageOptions(
                 stage_name=STAGE,
-                throttling_rate_limit=10,  # requests in a second
-                throttling_burst_limit=20,
+                throttling_rate_limit=RATE,
+                throttling_burst_limit=BURST,
                 method_options={
                     f"{path}/POST": apigateway.MethodDeploymentOptions(
                         throttling_rate_limit=1, throttling_burst_limit=5
@@ -266,6 +303,11 @@ class BackupStack(Stack):
                     for method, path in ROUTES
                     if method == "POST"
                 },
+                # What is wrong with the gateway itself. Bodies would stand in the log with more.
+                logging_level=apigateway.MethodLoggingLevel.ERROR,
+                data_trace_enabled=False,
+                metrics_enabled=True,
+                tracing_enabled=True,
                 access_log_destination=apigateway.LogGroupLogDestination(self._log_group("AccessLog")),
                 access_log_format=apigateway.AccessLogFormat.custom(json.dumps(ACCESS_LOG)),
             ),
@@ -273,12 +315,34 @@ class BackupStack(Stack):
         self.gateway.node.try_remove_child("Endpoint")  # an output that CDK makes; ours is ApiUrl
         # Lambda takes 20 KB of such permissions, and CloudFormation 51,200 bytes of everything: one for all methods.
         function = apigateway.LambdaIntegration(self.api, allow_test_invoke=False, scope_permission_to_method=False)
+        checked = {
+            "request_validator": self.gateway.add_request_validator(
+                "Validator", validate_request_body=True, validate_request_parameters=True
+            ),
+            "request_models": {"application/json": self._body_model()},
+        }
         for method, path in ROUTES:
-            self.gateway.root.resource_for_path(path).add_method(method, function)
+            more: dict[str, Any] = checked if (method, path) in WITH_BODY else {}
+            self.gateway.root.resource_for_path(path).add_method(method, function, **more)
+        self._usage_plan()
         return {
             f"{method} {path}": self.gateway.arn_for_execute_api(method, re.sub(r"\{\w+}", "*", path), STAGE)
             for method, path in ROUTES
         }
+
+    def _body_model(self) -> apigateway.Model:
+        """The function says what is wrong with an object; what is none does not reach it."""
+        schema = apigateway.JsonSchema(type=apigateway.JsonSchemaType.OBJECT)
+        return self.gateway.add_model("Body", content_type="application/json", schema=schema)
+
+    def _usage_plan(self) -> None:
+        """For callers with a key of API Gateway: it counts them, and is no lock. Nobody needs a key; all need IAM."""
+        self.gateway.add_usage_plan(
+            "UsagePlan",
+            api_stages=[apigateway.UsagePlanPerApiStage(api=self.gateway, stage=self.gateway.deployment_stage)],
+            throttle=apigateway.ThrottleSettings(rate_limit=RATE, burst_limit=BURST),
+            quota=apigateway.QuotaSettings(limit=20_000, period=apigateway.Period.DAY),
+        )
 
     def _resource_policies(self) -> None:
         tls = self.parameters.tls
@@ -314,20 +378,19 @@ class BackupStack(Stack):
             "ApiFunctionName": self.api.function_name,
             "WorkerFunctionName": self.worker.function_name,
             "KeeperFunctionName": self.keeper.function_name,
-            "WorkerRoleArn": self.worker_role.role_arn,
             "DeadLetterQueueUrl": self.dead_letters.queue_url,
+            "DeadLetterQueueName": self.dead_letters.queue_name,
+            "GatewayName": Aws.STACK_NAME,
             "SchedulerPolicyArn": scheduler.ref,
             "OpsPolicyArn": ops.ref,
         }
-        for name, value in outputs.items():
-            CfnOutput(self, name, value=value)
+        publish(self, outputs)
 
     def _log_group(self, name: str) -> logs.LogGroup:
         return logs.LogGroup(self, name, retention=KEEP_LOGS, removal_policy=RemovalPolicy.DESTROY)
 
-    def _role(self, name: str, rights: list[policies.Statement], *also_for: str) -> iam.Role:
-        services = [iam.ServicePrincipal(each) for each in ("lambda.amazonaws.com", *also_for)]
-        role = iam.Role(self, name, assumed_by=iam.CompositePrincipal(*services))
+    def _role(self, name: str, rights: list[policies.Statement]) -> iam.Role:
+        role = iam.Role(self, name, assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         resource = role.node.default_child
         assert isinstance(resource, iam.CfnRole)
         # Given to CDK's role itself, a statement could not depend on a parameter.

@@ -13,6 +13,7 @@ from aws_cdk import Aws, CfnCondition, Fn
 
 Statement = dict[str, Any]
 BACKUP_ID = "????????T??????Z-????????"
+_TO_TASKS = {"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}}
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Encryption:
 
 def document(*statements: Any) -> dict[str, Any]:
     return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def assumed_by(service: str) -> dict[str, Any]:
+    """Who may take a role on: a service of AWS, for us and not for another account."""
+    trusted = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
+    return document({**trusted, "Condition": {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}}})
 
 
 def api_function(
@@ -46,32 +53,44 @@ def api_function(
         # SNS has no resource for these two: they cannot be limited to the topic's own subscriptions.
         _allow("ReadFilterPolicies", "sns:GetSubscriptionAttributes", "*"),
         _allow("Unsubscribe", "sns:Unsubscribe", "*"),
+        _trace(),
         _write_log(log_arn),
     ]
 
 
-def worker_function(
+@dataclass(frozen=True)
+class Databases:
+    """Where the worker reads, proves and restores: ARNs of secrets, or of users that IAM lets in; and when which."""
+
+    secrets: Sequence[str]
+    live_secret: str
+    users: Sequence[str]
+    live_user: str
+    by_password: CfnCondition
+    by_iam: CfnCondition
+    live_by_password: CfnCondition
+    live_by_iam: CfnCondition
+
+
+def backups(
     *,
     bucket_arn: str,
     topic_arn: str,
-    dead_letters_arn: str,
-    secret_arns: Sequence[str],
-    restore_secret_arn: str,
-    restores_live: CfnCondition,
+    databases: Databases,
     signing_key_arn: str,
     encryption: Encryption,
     locked: CfnCondition,
-    log_arn: str,
 ) -> list[Statement]:
-    """No delete, and no way around Object Lock: what is backed up is out of this role's reach."""
+    """To make, prove and restore, as a function or as a task.
+
+    No delete, and no way around Object Lock: what is backed up is out of their reach.
+    """
     backup, restore = f"{bucket_arn}/backups/*", f"{bucket_arn}/restores/*"
     of_restore = [f"{restore}/{name}.json" for name in ("progress", "prepared", "result")]
     kept = [f"{backup}/{name}" for name in ("data/*", "index/*", "manifest.json", "manifest.sig", "proof/*")]
     rewritten_or_last = [f"{backup}/{name}" for name in ("progress.json", "failure.json")]
     return [
         _allow("WriteBackups", "s3:PutObject", *kept, *rewritten_or_last),
-        # For `python -m backup_lambda run`, which nobody has asked for by the API.
-        _allow("AskForBackups", "s3:PutObject", f"{backup}/request.json"),
         _allow("WriteRestores", "s3:PutObject", *of_restore),
         _if(locked, _allow("LockBackups", "s3:PutObjectRetention", *kept)),
         _allow("AbortUploads", "s3:AbortMultipartUpload", f"{backup}/data/*"),
@@ -81,10 +100,101 @@ def worker_function(
         _sign("SignManifests", signing_key_arn),
         _allow("AnnounceBackups", "sns:Publish", topic_arn),
         _allow("SeeWhoHears", "sns:ListSubscriptionsByTopic", topic_arn),
-        _allow("ReadTheDatabaseUrls", "secretsmanager:GetSecretValue", *secret_arns),
-        _if(restores_live, _allow("ReadTheLiveDatabasesUrl", "secretsmanager:GetSecretValue", restore_secret_arn)),
+        _if(
+            databases.by_password,
+            _allow("ReadTheDatabaseUrls", "secretsmanager:GetSecretValue", *databases.secrets),
+        ),
+        _if(
+            databases.live_by_password,
+            _allow("ReadTheLiveDatabasesUrl", "secretsmanager:GetSecretValue", databases.live_secret),
+        ),
+        _if(databases.by_iam, _allow("LogInToTheDatabases", "rds-db:connect", *databases.users)),
+        _if(databases.live_by_iam, _allow("LogInToRestore", "rds-db:connect", databases.live_user)),
+    ]
+
+
+def worker_function(
+    *,
+    bucket_arn: str,
+    dead_letters_arn: str,
+    task_arn: str,
+    passed_role_arns: Sequence[str],
+    with_task: CfnCondition,
+    private: CfnCondition,
+    log_arn: str,
+) -> list[Statement]:
+    """What it may beside `backups`."""
+    interfaces = ["Create", "Delete", "Describe"]
+    addresses = ["ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses", "ec2:DescribeSubnets"]
+    # None of these has a resource that has a name before it is made.
+    attach = _allow_all(
+        "AttachToTheVpc",
+        [*(f"ec2:{verb}NetworkInterface{'s' * (verb == 'Describe')}" for verb in interfaces), *addresses],
+        "*",
+    )
+    by_code = {"ArnLike": {"lambda:SourceFunctionArn": _functions_of_the_stack()}}
+    return [
+        # For `python -m backup_lambda run`, which nobody has asked for by the API.
+        _allow("AskForBackups", "s3:PutObject", f"{bucket_arn}/backups/*/request.json"),
         _allow("BuryFailedEvents", "sqs:SendMessage", dead_letters_arn),
+        _if(with_task, _allow("HandOnToATask", "ecs:RunTask", task_arn)),
+        _if(with_task, {**_allow("GiveTheTaskItsRoles", "iam:PassRole", *passed_role_arns), "Condition": _TO_TASKS}),
+        _if(private, attach),
+        # Lambda itself needs them, and the code that it runs does not.
+        _if(private, {**attach, "Sid": "OnlyLambdaAttaches", "Effect": "Deny", "Condition": by_code}),
+        _trace(),
         _write_log(log_arn),
+    ]
+
+
+def task_execution(log_arn: str, secret_arns: Sequence[str] = ()) -> list[Statement]:
+    """What ECS does before a task of ours runs, and with what it says."""
+    read = [_allow("ReadItsSecrets", "secretsmanager:GetSecretValue", *secret_arns)] if secret_arns else []
+    images = f"arn:{Aws.PARTITION}:ecr:{Aws.REGION}:{Aws.ACCOUNT_ID}:repository/holdfast/*"
+    layers = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+    return [
+        _allow("LogInToTheRegistry", "ecr:GetAuthorizationToken", "*"),  # it has no resource
+        _allow_all("FetchImages", layers, images),
+        *read,
+        _write_log(log_arn),
+    ]
+
+
+def log_in(resource_id: str, *roles: str) -> Statement:
+    """To PostgreSQL on RDS, as these roles of it and no others."""
+    place = f"arn:{Aws.PARTITION}:rds-db:{Aws.REGION}:{Aws.ACCOUNT_ID}:dbuser:{resource_id}"
+    return _allow("LogInToTheDatabase", "rds-db:connect", *(f"{place}/{role}" for role in roles))
+
+
+def flow_logs(log_arn: str) -> list[Statement]:
+    actions = ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogGroups", "logs:DescribeLogStreams"]
+    return [_allow_all("WriteTheLog", actions, log_arn)]
+
+
+def managed(name: str) -> str:
+    """A policy of AWS's own."""
+    return f"arn:{Aws.PARTITION}:iam::aws:policy/{name}"
+
+
+def key_of_the_account() -> dict[str, Any]:
+    """Whoever in this account has a right by a policy; nobody else, and not even the account may be locked out."""
+    root = {"Principal": {"AWS": f"arn:{Aws.PARTITION}:iam::{Aws.ACCOUNT_ID}:root"}}
+    return document({**_allow("ByPoliciesOfTheAccount", "kms:*", "*"), **root})
+
+
+def host(
+    *, resource_id: str, secret_arns: Sequence[str], parameters: Sequence[str], code_bucket: str
+) -> list[Statement]:
+    """What the containers of the one host have in common: they share its role."""
+    images = f"arn:{Aws.PARTITION}:ecr:{Aws.REGION}:{Aws.ACCOUNT_ID}:repository/holdfast/*"
+    layers = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+    return [
+        log_in(resource_id, "notes_owner", "notes_app", "scheduler_owner", "scheduler_app"),
+        _allow("ReadWhatStacksPublish", "ssm:GetParametersByPath", *parameters),
+        _allow("ReadSecrets", "secretsmanager:GetSecretValue", *secret_arns),
+        _allow("FetchTheBundle", "s3:GetObject", f"arn:{Aws.PARTITION}:s3:::{code_bucket}/host/*"),
+        _allow("LogInToTheRegistry", "ecr:GetAuthorizationToken", "*"),  # it has no resource
+        _allow_all("FetchImages", layers, images),
     ]
 
 
@@ -101,6 +211,7 @@ def keeper_function(*, bucket_arn: str, signing_key_arn: str, encryption: Encryp
         _list_bucket(bucket_arn),
         _use_key("UseTheBucketsKey", encryption, "kms:GenerateDataKey", "kms:Decrypt"),
         _sign("SignExpiries", signing_key_arn),
+        _trace(),
         _write_log(log_arn),
     ]
 
@@ -153,6 +264,17 @@ def bucket(bucket_arn: str) -> dict[str, Any]:
     return document(_deny_plain_http("s3:*", bucket_arn, f"{bucket_arn}/*"))
 
 
+def static_bucket(bucket_arn: str, distribution_id: str) -> dict[str, Any]:
+    """What CloudFront shows, and nobody else reads."""
+    distribution = f"arn:{Aws.PARTITION}:cloudfront::{Aws.ACCOUNT_ID}:distribution/{distribution_id}"
+    shown = {
+        **_allow("ShowToCloudFront", "s3:GetObject", f"{bucket_arn}/*"),
+        "Principal": {"Service": "cloudfront.amazonaws.com"},
+        "Condition": {"StringEquals": {"AWS:SourceArn": distribution}},
+    }
+    return document(_deny_plain_http("s3:*", bucket_arn, f"{bucket_arn}/*"), shown)
+
+
 def topic(topic_arn: str, tls: CfnCondition) -> dict[str, Any]:
     """Roles publish by their own policies; SNS's default policy, which allows the whole account, is replaced."""
     return document(
@@ -196,6 +318,14 @@ def _list_bucket(bucket_arn: str, sid: str = "ListBackupsAndRestores", *prefixes
 def _sign(sid: str, key_arn: str) -> Statement:
     # A KMS key or a secret: the ARN says which, and actions of the other service match nothing.
     return _allow_all(sid, ["kms:Sign", "kms:GetPublicKey", "secretsmanager:GetSecretValue"], key_arn)
+
+
+def _trace() -> Statement:
+    return _allow_all("Trace", ["xray:PutTraceSegments", "xray:PutTelemetryRecords"], "*")  # X-Ray has no resources
+
+
+def _functions_of_the_stack() -> str:
+    return f"arn:{Aws.PARTITION}:lambda:{Aws.REGION}:{Aws.ACCOUNT_ID}:function:{Aws.STACK_NAME}-*"
 
 
 def _write_log(log_arn: str) -> Statement:

@@ -17,11 +17,25 @@ HEAD = """# Who may do what on AWS
 Made from `deploy/cdk/templates/` by `python -m deploy.cdk.rights`; a test compares the two. The reason of each right is
 in `deploy/cdk/policies.py`. What is not listed is denied. Names are those of the templates.
 """
-STACKS = {"backup": "The backup stack", "storage": "The storage stack"}  # by the template's name
+# By the template's name.
+STACKS = {
+    "backup": "The backup stack",
+    "storage": "The storage stack",
+    "network": "The network stack",
+    "data": "The data stack",
+    "host": "The host stack",
+    "notes_api": "The stack of the notes API on ECS",
+    "scheduler": "The stack of the scheduler on ECS",
+}
 STACK_CONDITIONS = {
     "EncryptedByKms": "`KmsKeyArn` is set",
     "Locked": "`ObjectLockDays` is not 0",
-    "RestoresLive": "`RestoreDatabaseSecretArn` is set",
+    "ByIam": "`DatabaseSecretArn` is empty",
+    "ByPassword": "`DatabaseSecretArn` is set",
+    "RestoresByIam": "`DatabaseSecretArn` is empty, and `RestoresLive`",
+    "RestoresByPassword": "`DatabaseSecretArn` is set, and `RestoresLive`",
+    "WithTask": "`WorkerImage` is set",
+    "Private": "`InVpc`",
 }
 Resources = dict[str, dict[str, Any]]
 
@@ -42,12 +56,17 @@ def _identities(resources: Resources) -> Iterator[str]:
         trusted = [each["Principal"]["Service"] for each in role["AssumeRolePolicyDocument"]["Statement"]]
         yield f"### {name}, the role of {' and '.join(trusted)}\n"
         for arn in role.get("ManagedPolicyArns", []):
-            yield f"AWS's own policy `{_text(arn).split('policy/')[1]}`.\n"
+            yield f"{_policy(_text(arn))}.\n"
         for policy in role.get("Policies", []):
             yield from _table(policy["PolicyDocument"]["Statement"])
     for name, policy in _of_type(resources, "AWS::IAM::ManagedPolicy"):
         yield f"### {name}, to attach to a user or a role\n"
         yield from _table(policy["PolicyDocument"]["Statement"])
+
+
+def _policy(arn: str) -> str:
+    _, own, name = arn.partition(":policy/")
+    return f"AWS's own policy `{name}`" if own else f"Also the policy `{arn}`, as above"
 
 
 def _table(statements: list[dict[str, Any]]) -> Iterator[str]:
@@ -59,8 +78,12 @@ def _table(statements: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _resource_policies(resources: Resources) -> Iterator[str]:
-    yield "### Policies of the resources themselves\n"
-    yield from _rows("resource", "why", "effect", "who", "action", "condition")
+    if rows := [*_of_resources(resources)]:
+        yield "### Policies of the resources themselves\n"
+        yield from [*_rows("resource", "why", "effect", "who", "action", "condition"), *rows, ""]
+
+
+def _of_resources(resources: Resources) -> Iterator[str]:
     for kind in ("AWS::S3::BucketPolicy", "AWS::SNS::TopicPolicy", "AWS::SQS::QueuePolicy"):
         for _, policy in _of_type(resources, kind):
             for each in map(_as_on_aws, policy["PolicyDocument"]["Statement"]):
@@ -69,7 +92,6 @@ def _resource_policies(resources: Resources) -> Iterator[str]:
     for _, each in _of_type(resources, "AWS::Lambda::Permission"):
         who, what, source = _code(each["Principal"]), _code(each["Action"]), _code(each["SourceArn"])
         yield _row(_code(each["FunctionName"]), "", "Allow", who, what, f"called by {source}")
-    yield ""
 
 
 def _as_on_aws(statement: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +121,8 @@ def _text(value: Any) -> str:
     """A value of the template as people say it: names for references, ARNs without what is the same in all."""
     match value:
         case {"Fn::Join": [separator, parts]}:
-            return re.sub(r"^arn:[^/]*:", "", separator.join(map(_text, parts)))
+            whole = re.sub(r"{{resolve:ssm:/([^}]*)}}", r"\1", separator.join(map(_text, parts)))
+            return whole if ":policy/" in whole else re.sub(r"^arn:[^/]*:", "", whole)
         case {"Fn::GetAtt": [name, _]} | {"Ref": name}:
             return str(name).removeprefix("AWS::")
         case _:

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from deploy.cloudformation import DeployError
 from deploy.local import home as homes
-from deploy.local.cloudformation import DeployError
 from deploy.local.home import Home, HomeError
 from deploy.local.process import ProgramError
 from deploy.local.settings import ROOT, Settings, SettingsError

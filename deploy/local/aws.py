@@ -13,7 +13,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from deploy.local import cloudformation
+from deploy import cloudformation
 from deploy.local.home import Home, HomeError
 from deploy.package import Package
 
@@ -86,6 +86,7 @@ class Account:
             "DatabaseSecretArn": self._keep_secret(DATABASE_SECRET, secrets.database_url),
             "ProofDatabaseSecretArn": self._keep_secret(PROOF_DATABASE_SECRET, secrets.proof_database_url),
             "RestoreDatabaseSecretArn": self._keep_secret(RESTORE_DATABASE_SECRET, secrets.restore_database_url),
+            "RestoresLive": "true",
             "SigningKeyArn": self._keep_secret(SIGNING_SECRET, secrets.signing_key),
             "RequireTls": "false",  # the emulator speaks plain HTTP, on the loopback address
         }
@@ -116,8 +117,11 @@ class Account:
         """Its outputs. Its bucket may be there already, with objects on disk, whatever the emulator forgot."""
         bucket = f"{name}-{ACCOUNT_ID}-{self.region}"
         retained = {"Bucket": bucket} if bucket in self._buckets() else {}
-        text = (TEMPLATES / template).read_text()
-        return cloudformation.deploy(self.cloudformation, name, text, parameters, retained=retained)
+        # A request takes 51,200 bytes along, which is less than the backup stack has.
+        key, body = f"templates/{template}", (TEMPLATES / template).read_bytes()
+        self.s3.put_object(Bucket=CODE_BUCKET, Key=key, Body=body)
+        url = f"{self.endpoint_url}/{CODE_BUCKET}/{key}"
+        return cloudformation.deploy(self.cloudformation, name, url, parameters, retained=retained)
 
     def _keep_secret(self, name: str, value: str) -> str:
         try:

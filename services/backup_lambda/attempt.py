@@ -144,7 +144,7 @@ class Attempt:
             return "expired"
         told = [notices.of_backup(ending), *([notices.of_change(ending)] if ending.changed else [])]
         await announce(self.topic, self.lease, ending.backup.state, told)
-        log.info("%s: %s", self._id, ending.backup.state)
+        log.info("%s: %s %s", self._id, self.task.name, ending.backup.state)  # the alarms on AWS count these lines
         return ending.backup.state
 
     async def _commit(self, bodies: Mapping[str, bytes]) -> None:

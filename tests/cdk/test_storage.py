@@ -18,9 +18,22 @@ def test_what_a_deployment_says_and_is_told() -> None:
     assert {name: each.get("Default") for name, each in CONTENT["Parameters"].items()} == {
         "RequireTls": "true",
         "CorsOrigins": "",
+        "StaticFiles": "false",
     }
-    assert set(CONTENT["Outputs"]) == {"BucketName", "TopicArn", "NotesApiPolicyArn"}
-    assert set(CONTENT["Resources"]) == {"Bucket", "BucketPolicy", "Topic", "TopicPolicy", "NotesApiPolicy"}
+    published = {"BucketName", "TopicArn", "NotesApiPolicyArn"}
+    assert set(CONTENT["Outputs"]) == published | {"StaticAddress"}
+    always = {name for name, each in CONTENT["Resources"].items() if each.get("Condition") != "WithStaticFiles"}
+    parameters = {f"{name}Parameter" for name in published}
+    assert always == {"Bucket", "BucketPolicy", "Topic", "TopicPolicy", "NotesApiPolicy", *parameters}
+
+
+def test_static_files_are_read_through_cloudfront_alone_and_over_tls() -> None:
+    assert set(properties("StaticBucket")["PublicAccessBlockConfiguration"].values()) == {True}
+    denied, shown = properties("StaticPolicy")["PolicyDocument"]["Statement"]
+    assert (denied["Sid"], shown["Principal"]) == ("OnlyOverTls", {"Service": "cloudfront.amazonaws.com"})
+    assert "StaticDistribution" in json.dumps(shown["Condition"]["StringEquals"]["AWS:SourceArn"])
+    behaviour = properties("StaticDistribution")["DistributionConfig"]["DefaultCacheBehavior"]
+    assert behaviour["ViewerProtocolPolicy"] == "redirect-to-https"
 
 
 def test_the_notes_api_reaches_attachments_and_tells_of_changes_and_nothing_else() -> None:

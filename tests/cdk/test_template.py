@@ -12,13 +12,13 @@ import pytest
 from aws_cdk import App
 
 from deploy.cdk import rights
-from deploy.cdk.app import STACKS, TEMPLATES, synthesise
+from deploy.cdk.app import STACKS, TEMPLATES, stack_name, synthesise
 
 TEXT = (TEMPLATES / "backup.json").read_text()
 CONTENT: dict[str, Any] = json.loads(TEXT)
-CLOUDFORMATION_TAKES_BYTES = 51_200  # in a request, of which spaces need be none; more must lie in a bucket
+CLOUDFORMATION_TAKES_BYTES = 1_000_000  # from a bucket
 FUNCTIONS = ("Api", "Worker", "Keeper")
-ROLES = ("ApiRole", "WorkerRole", "KeeperRole")
+ROLES = ("ApiRole", "WorkerRole", "TaskRole", "KeeperRole")
 POLICIES = ("SchedulerPolicy", "OpsPolicy")
 
 
@@ -57,25 +57,37 @@ def test_the_committed_table_of_rights_is_what_the_templates_give() -> None:
 @pytest.mark.parametrize("name", STACKS)
 def test_cfn_lint_finds_nothing(name: str) -> None:
     linter = Path(sys.executable).with_name("cfn-lint")
-    # CDK always writes that a function depends on its role, which the reference to it says already (W3005).
+    # CDK always writes that a function depends on its role, which the reference to it says already (W3005). A secret
+    # that a deployment does not name has an empty ARN, in a statement that such a deployment has not (W1030).
     template = TEMPLATES / f"{name}.json"
-    done = subprocess.run([linter, "--ignore-checks", "W3005", "--", template], capture_output=True, check=False)
+    done = subprocess.run(
+        [linter, "--ignore-checks", "W3005", "W1030", "--", template], capture_output=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, b"")
 
 
 @pytest.mark.parametrize("name", STACKS)
 def test_a_stack_cannot_be_deleted_by_mistake(name: str) -> None:
-    assert STACKS[name](App(), name).termination_protection
+    assert STACKS[name](App(), stack_name(name)).termination_protection
+
+
+@pytest.mark.parametrize("name", ["backup", "storage"])
+def test_a_bucket_outlives_its_stack(name: str) -> None:
     content = json.loads((TEMPLATES / f"{name}.json").read_text())
     assert content["Resources"]["Bucket"]["DeletionPolicy"] == "Retain"
 
 
 def test_cloudformation_alone_can_deploy_it() -> None:
-    """No bootstrapped account, no assets, no custom resources, and small enough to be sent along."""
-    assert len(json.dumps(CONTENT, separators=(",", ":")).encode()) < CLOUDFORMATION_TAKES_BYTES
-    assert "Rules" not in CONTENT
-    assert not [each["Type"] for each in CONTENT["Resources"].values() if not each["Type"].startswith("AWS::")]
-    assert "AWS::CloudFormation::CustomResource" not in TEXT
+    """No bootstrapped account, no assets, no custom resources."""
+    for name in STACKS:
+        text = (TEMPLATES / f"{name}.json").read_text()
+        content = json.loads(text)
+        assert len(text) < CLOUDFORMATION_TAKES_BYTES
+        assert "Rules" not in content
+        assert not [each["Type"] for each in content["Resources"].values() if not each["Type"].startswith("AWS::")]
+        assert "AWS::CloudFormation::CustomResource" not in text
+        assert "Fn::ImportValue" not in text, "stacks know of each other by parameters of SSM"
+        assert not [output for output in content.get("Outputs", {}).values() if "Export" in output]
 
 
 def test_what_a_deployment_must_say_and_may_say() -> None:
@@ -83,9 +95,16 @@ def test_what_a_deployment_must_say_and_may_say() -> None:
     assert defaults == {
         "CodeBucket": None,
         "CodeKey": None,
-        "DatabaseSecretArn": None,
-        "ProofDatabaseSecretArn": None,
+        "NetworkStack": "holdfast-network",
+        "InVpc": "false",
+        "WorkerImage": "",
+        "TaskFromBytes": "10000000000",
+        "DataStack": "holdfast-data",
+        "DatabaseSecretArn": "",
+        "ProofDatabaseSecretArn": "",
+        "RestoresLive": "false",
         "RestoreDatabaseSecretArn": "",
+        "DatabaseCa": "",
         "SigningKeyArn": None,
         "FormerKeys": "",
         "KmsKeyArn": "",
@@ -128,8 +147,9 @@ def test_what_other_deployments_read() -> None:
         "ApiFunctionName",
         "WorkerFunctionName",
         "KeeperFunctionName",
-        "WorkerRoleArn",
         "DeadLetterQueueUrl",
+        "DeadLetterQueueName",
+        "GatewayName",
         "SchedulerPolicyArn",
         "OpsPolicyArn",
     }
@@ -187,14 +207,22 @@ def path_of(resource: dict[str, Any]) -> str:
 def test_each_right_is_allowed_for_a_purpose_by_name(name: str) -> None:
     for statement in statements(name):
         assert statement["Sid"]
-        assert statement["Effect"] == "Allow"
+        assert statement["Effect"] == ("Deny" if statement["Sid"] == "OnlyLambdaAttaches" else "Allow")
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         assert not [action for action in actions if "*" in action]
 
 
-def test_the_only_rights_on_any_resource_are_those_that_sns_cannot_limit() -> None:
+def test_the_only_rights_on_any_resource_are_those_that_aws_cannot_limit() -> None:
     everywhere = [(name, each["Sid"]) for name in (*ROLES, *POLICIES) for each in statements(name) if anywhere(each)]
-    assert everywhere == [("ApiRole", "ReadFilterPolicies"), ("ApiRole", "Unsubscribe")]
+    assert everywhere == [
+        ("ApiRole", "ReadFilterPolicies"),
+        ("ApiRole", "Unsubscribe"),
+        ("ApiRole", "Trace"),
+        ("WorkerRole", "AttachToTheVpc"),
+        ("WorkerRole", "OnlyLambdaAttaches"),
+        ("WorkerRole", "Trace"),
+        ("KeeperRole", "Trace"),
+    ]
 
 
 def anywhere(statement: dict[str, Any]) -> bool:
@@ -210,7 +238,9 @@ def test_who_asks_for_an_object_may_list_its_prefix(name: str) -> None:
 
 def test_nobody_may_delete_but_the_keeper_and_that_only_rows() -> None:
     """And under a delete marker, whose version nobody deletes."""
-    may = [(name, each) for name in (*ROLES, *POLICIES) for each in statements(name) if "Delete" in json.dumps(each)]
+    may = [
+        (name, each) for name in (*ROLES, *POLICIES) for each in statements(name) if "DeleteObject" in json.dumps(each)
+    ]
     ((name, statement),) = may
     assert (name, statement["Action"]) == ("KeeperRole", "s3:DeleteObject")
     resources = [each["Fn::Join"][1][-1] for each in statement["Resource"]]
@@ -227,10 +257,12 @@ def test_nobody_goes_around_object_lock(name: str) -> None:
 @pytest.mark.parametrize(
     ("word", "who"),
     [
-        ("DatabaseSecretArn", ["WorkerRole"]),
-        ("PutObjectRetention", ["WorkerRole"]),
-        ("kms:Sign", ["WorkerRole", "KeeperRole"]),
-        ("SigningKeyArn", ["WorkerRole", "KeeperRole"]),
+        ("DatabaseSecretArn", ["WorkerRole", "TaskRole"]),
+        ("rds-db:connect", ["WorkerRole", "TaskRole"]),
+        ("PutObjectRetention", ["WorkerRole", "TaskRole"]),
+        ("kms:Sign", ["WorkerRole", "TaskRole", "KeeperRole"]),
+        ("SigningKeyArn", ["WorkerRole", "TaskRole", "KeeperRole"]),
+        ("iam:PassRole", ["WorkerRole"]),
     ],
 )
 def test_who_reads_secrets_locks_and_signs(word: str, who: list[str]) -> None:
@@ -258,17 +290,33 @@ def listed(value: Any) -> list[Any]:
 
 def test_rights_come_with_what_they_are_for() -> None:
     assert conditional("ApiRole") == {"UseTheBucketsKey": "EncryptedByKms"}
-    assert conditional("WorkerRole") == {
+    both = {
         "UseTheBucketsKey": "EncryptedByKms",
         "LockBackups": "Locked",
-        "ReadTheLiveDatabasesUrl": "RestoresLive",
+        "ReadTheDatabaseUrls": "ByPassword",
+        "ReadTheLiveDatabasesUrl": "RestoresByPassword",
+        "LogInToTheDatabases": "ByIam",
+        "LogInToRestore": "RestoresByIam",
     }
+    handed_on = {"HandOnToATask": "WithTask", "GiveTheTaskItsRoles": "WithTask"}
+    assert conditional("WorkerRole") == both | handed_on | {
+        "AttachToTheVpc": "Private",
+        "OnlyLambdaAttaches": "Private",
+    }
+    assert conditional("TaskRole") == both
+    assert CONTENT["Resources"]["TaskRole"]["Condition"] == "WithTask"
     assert conditional("KeeperRole") == {"UseTheBucketsKey": "EncryptedByKms"}
     assert conditional("OpsPolicy") == {"ReadWithTheBucketsKey": "EncryptedByKms"}
     assert conditional("SchedulerPolicy") == {}
     assert CONTENT["Conditions"]["EncryptedByKms"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "KmsKeyArn"}, ""]}]}
-    live = {"Fn::Not": [{"Fn::Equals": [{"Ref": "RestoreDatabaseSecretArn"}, ""]}]}
-    assert CONTENT["Conditions"]["RestoresLive"] == live
+    conditions = CONTENT["Conditions"]
+    assert conditions["ByIam"] == {"Fn::Equals": [{"Ref": "DatabaseSecretArn"}, ""]}
+    assert conditions["IntoLive"] == {"Fn::Equals": [{"Ref": "RestoresLive"}, "true"]}
+    assert conditions["ByPassword"] == {"Fn::Not": [{"Condition": "ByIam"}]}
+    assert conditions["RestoresByIam"] == {"Fn::And": [{"Condition": "IntoLive"}, {"Condition": "ByIam"}]}
+    assert conditions["RestoresByPassword"] == {"Fn::And": [{"Condition": "IntoLive"}, {"Condition": "ByPassword"}]}
+    assert conditions["WithTask"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "WorkerImage"}, ""]}]}
+    assert conditions["Private"] == {"Fn::Equals": [{"Ref": "InVpc"}, "true"]}
     assert CONTENT["Conditions"]["Locked"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "ObjectLockDays"}, "0"]}]}
 
 
@@ -280,7 +328,95 @@ def test_the_buckets_key_is_used_through_s3_only(name: str) -> None:
     assert statement["Condition"] == {"StringEquals": {"kms:ViaService": through}}
 
 
-def test_a_task_may_have_the_workers_role_and_nobody_else() -> None:
+def test_a_task_has_the_rights_of_the_worker_but_for_what_lambda_alone_needs() -> None:
+    of_lambda = {"AskForBackups", "BuryFailedEvents", "Trace", "WriteTheLog", *conditional("WorkerRole")} - {
+        *conditional("TaskRole")
+    }
+    worker, task = ({each["Sid"]: each for each in statements(name)} for name in ("WorkerRole", "TaskRole"))
+    assert task == {sid: statement for sid, statement in worker.items() if sid not in of_lambda}
+
+
+def test_a_task_is_told_what_the_worker_is() -> None:
+    (container,) = properties("TaskDefinition")["ContainerDefinitions"]
+    told = {each["Name"]: each["Value"] for each in container["Environment"]}
+    of_function = properties("Worker")["Environment"]["Variables"]
+    assert told == {name: value for name, value in of_function.items() if not name.startswith("HOLDFAST_TASK")}
+    assert container["ReadonlyRootFilesystem"] is True
+
+
+def test_the_worker_is_in_a_vpc_where_it_is_to_be() -> None:
+    condition, within, otherwise = properties("Worker")["VpcConfig"]["Fn::If"]
+    assert (condition, otherwise) == ("Private", {"Ref": "AWS::NoValue"})
+    of_network = "{{resolve:ssm:/holdfast-network/%s}}"
+    named = [resolved(each) for each in (*within["SubnetIds"], *within["SecurityGroupIds"])]
+    assert named == [of_network % name for name in ("PrivateSubnetA", "PrivateSubnetB", "WorkerSecurityGroup")]
+
+
+def resolved(value: Any) -> str:
+    """With the defaults of the parameters."""
+    match value:
+        case {"Fn::Join": [separator, parts]}:
+            return str(separator).join(map(resolved, parts))
+        case {"Ref": name} if name in CONTENT["Parameters"]:
+            return str(CONTENT["Parameters"][name].get("Default", f"<{name}>"))
+        case {"Ref": name}:
+            return f"<{name}>"
+        case _:
+            return str(value)
+
+
+def test_iam_lets_the_worker_in_as_its_roles_and_no_others() -> None:
+    of_account = "arn:<AWS::Partition>:rds-db:<AWS::Region>:<AWS::AccountId>:dbuser:{{resolve:ssm:/holdfast-data/"
+    named = {each["Sid"]: [resolved(arn) for arn in listed(each["Resource"])] for each in statements("TaskRole")}
+    assert named["LogInToTheDatabases"] == [
+        f"{of_account}ResourceId}}}}/notes_backup",
+        f"{of_account}ProofResourceId}}}}/notes_proof",
+    ]
+    assert named["LogInToRestore"] == [f"{of_account}ResourceId}}}}/notes_restore"]
+    told = properties("Worker")["Environment"]["Variables"]
+    by_iam = {name: told[f"HOLDFAST_{name}"]["Fn::If"][1] for name in ("DATABASE", "PROOF_DATABASE")}
+    assert {name: resolved(url) for name, url in by_iam.items()} == {
+        "DATABASE": "postgresql+iam://notes_backup@{{resolve:ssm:/holdfast-data/Endpoint}}/holdfast",
+        "PROOF_DATABASE": "postgresql+iam://notes_proof@{{resolve:ssm:/holdfast-data/ProofEndpoint}}/postgres",
+    }
+
+
+def test_what_is_no_json_object_does_not_reach_the_function() -> None:
+    """Where the API's own document says that a body is needed."""
+    document = json.loads((TEMPLATES.parents[2] / "tests/contract/backup_lambda.openapi.json").read_text())
+    needed = {
+        (method.upper(), path)
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if operation.get("requestBody", {}).get("required")
+    }
+    checked = {
+        (each["Properties"]["HttpMethod"], path_of(each["Properties"]["ResourceId"]))
+        for each in of_type("AWS::ApiGateway::Method")
+        if each["Properties"].get("RequestModels") == {"application/json": {"Ref": "GatewayBody"}}
+        and each["Properties"]["RequestValidatorId"] == {"Ref": "GatewayValidator"}
+    }
+    assert checked == needed
+    assert properties("GatewayBody")["Schema"]["type"] == "object"
+
+
+def test_the_gateway_and_the_functions_are_traced_and_log_what_goes_wrong() -> None:
+    stage = properties("GatewayDeploymentStage")
+    assert stage["TracingEnabled"] is True
+    (everything,) = [each for each in stage["MethodSettings"] if each["ResourcePath"] == "/*"]
+    assert (everything["LoggingLevel"], everything["DataTraceEnabled"]) == ("ERROR", False), "no bodies in logs"
+    assert [properties(name)["TracingConfig"] for name in FUNCTIONS] == [{"Mode": "Active"}] * 3
+
+
+def test_callers_with_a_key_are_counted_and_limited() -> None:
+    plan = properties("GatewayUsagePlan")
+    assert plan["ApiStages"] == [
+        {"ApiId": {"Ref": "Gateway"}, "Stage": {"Ref": "GatewayDeploymentStage"}, "Throttle": {}}
+    ]
+    assert (plan["Quota"]["Period"], plan["Throttle"]["RateLimit"]) == ("DAY", 10)
+
+
+def test_nobody_else_has_the_roles() -> None:
     trusted = {
         name: [each["Principal"]["Service"] for each in properties(name)["AssumeRolePolicyDocument"]["Statement"]]
         for name in ROLES
@@ -288,7 +424,8 @@ def test_a_task_may_have_the_workers_role_and_nobody_else() -> None:
     assert trusted == {
         "ApiRole": ["lambda.amazonaws.com"],
         "KeeperRole": ["lambda.amazonaws.com"],
-        "WorkerRole": ["lambda.amazonaws.com", "ecs-tasks.amazonaws.com"],
+        "WorkerRole": ["lambda.amazonaws.com"],
+        "TaskRole": ["ecs-tasks.amazonaws.com"],
     }
 
 
@@ -297,7 +434,6 @@ def test_functions() -> None:
         function = properties(name)
         assert (function["Runtime"], function["Architectures"]) == ("python3.13", ["arm64"])
         assert function["Code"] == {"S3Bucket": {"Ref": "CodeBucket"}, "S3Key": {"Ref": "CodeKey"}}
-        assert "VpcConfig" not in function
     api, worker, keeper = (properties(name) for name in FUNCTIONS)
     assert (api["Handler"], api["MemorySize"], api["Timeout"]) == ("backup_lambda.handler.api", 512, 28)
     assert (worker["Handler"], worker["MemorySize"], worker["Timeout"]) == ("backup_lambda.handler.worker", 1769, 900)
@@ -317,10 +453,17 @@ def test_functions() -> None:
         "HOLDFAST_RETENTION": {"Ref": "Retention"},
     }
     told = worker["Environment"]["Variables"]
-    assert {name: told[name]["Ref"] for name in told if name not in ("HOLDFAST_BUCKET", "HOLDFAST_TOPIC_ARN")} == {
+    chosen = {"HOLDFAST_BUCKET", "HOLDFAST_TOPIC_ARN", "HOLDFAST_TASK", "HOLDFAST_RESTORE_DATABASE"}
+    assert told["HOLDFAST_RESTORE_DATABASE"]["Fn::If"][::2] == ["IntoLive", ""]
+    assert {
+        name: (value["Fn::If"][2] if "Fn::If" in value else value)["Ref"]
+        for name, value in told.items()
+        if name not in chosen
+    } == {
         "HOLDFAST_DATABASE": "DatabaseSecretArn",
         "HOLDFAST_PROOF_DATABASE": "ProofDatabaseSecretArn",
-        "HOLDFAST_RESTORE_DATABASE": "RestoreDatabaseSecretArn",
+        "HOLDFAST_DATABASE_CA": "DatabaseCa",
+        "HOLDFAST_TASK_FROM_BYTES": "TaskFromBytes",
         "HOLDFAST_SIGNING_KEY": "SigningKeyArn",
         "HOLDFAST_FORMER_KEYS": "FormerKeys",
         "HOLDFAST_OBJECT_LOCK_DAYS": "ObjectLockDays",
@@ -403,5 +546,5 @@ def test_each_alarm_is_announced_on_the_topic() -> None:
 
 
 def test_logs_are_kept_for_a_set_time() -> None:
-    assert [each["Properties"]["RetentionInDays"] for each in of_type("AWS::Logs::LogGroup")] == [90] * 4
+    assert [each["Properties"]["RetentionInDays"] for each in of_type("AWS::Logs::LogGroup")] == [90] * 5
     assert properties("GatewayDeploymentStage")["AccessLogSetting"]["DestinationArn"]

@@ -16,7 +16,6 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 
-from deploy.local.cloudformation import compact
 from tests.servers import Aws
 
 TEMPLATES = Path(__file__).parents[2] / "deploy" / "cdk" / "templates"
@@ -45,10 +44,7 @@ class Account:
     def upload(self, package: bytes) -> str:
         """The key of the package in the code bucket."""
         key = f"{hashlib.sha256(package).hexdigest()}.zip"
-        s3 = self.client("s3")
-        with suppress(s3.exceptions.BucketAlreadyOwnedByYou):
-            s3.create_bucket(Bucket=CODE_BUCKET)
-        s3.put_object(Bucket=CODE_BUCKET, Key=key, Body=package)
+        self._code_bucket().put_object(Bucket=CODE_BUCKET, Key=key, Body=package)
         return key
 
     def secret(self, name: str) -> str:
@@ -76,13 +72,23 @@ class Account:
         """The stack's outputs. Raises StackError."""
         request = {
             "StackName": stack,
-            "TemplateBody": compact((TEMPLATES / template).read_text()),
+            "TemplateURL": self._in_a_bucket(template),
             "Parameters": [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()],
             "Capabilities": ["CAPABILITY_IAM"],
         }
         cloudformation = self.client("cloudformation")
         (cloudformation.update_stack if update else cloudformation.create_stack)(**request)
         return self.settled(stack)
+
+    def _in_a_bucket(self, template: str) -> str:
+        self._code_bucket().put_object(Bucket=CODE_BUCKET, Key=template, Body=(TEMPLATES / template).read_bytes())
+        return f"{self.aws.endpoint_url}/{CODE_BUCKET}/{template}"
+
+    def _code_bucket(self) -> Any:
+        s3 = self.client("s3")
+        with suppress(s3.exceptions.BucketAlreadyOwnedByYou):
+            s3.create_bucket(Bucket=CODE_BUCKET)
+        return s3
 
     def settled(self, stack: str) -> dict[str, str]:
         cloudformation = self.client("cloudformation")
@@ -105,6 +111,13 @@ class Account:
         answer = self.client("lambda").invoke(FunctionName=function, Payload=event)
         report: dict[str, Any] = json.load(answer["Payload"])
         return report
+
+    def simulate(self, stack: str, role: str, action: str, resource: str) -> str | None:
+        """None where the role may."""
+        iam = self.client("iam")
+        arn = iam.get_role(RoleName=self.physical_id(stack, role))["Role"]["Arn"]
+        found = iam.simulate_principal_policy(PolicySourceArn=arn, ActionNames=[action], ResourceArns=[resource])
+        return None if found["EvaluationResults"][0]["EvalDecision"] == "allowed" else "AccessDenied"
 
     def user(self, name: str, policy_arn: str = "") -> Keys:
         iam = self.client("iam")
@@ -138,7 +151,8 @@ class Account:
         return body
 
     def call(self, api_id: str, method: str, path: str, keys: Keys | None = None, body: bytes = b"") -> httpx.Response:
-        """A call of the gateway, signed when there are keys."""
+        """A call of the gateway, signed when there are keys. What is posted is an object, unless it says otherwise."""
+        body = body or (b"{}" if method == "POST" else b"")
         url = f"{self.aws.endpoint_url}/_aws/execute-api/{api_id}/v1{path}"
         request = AWSRequest(method, url, data=body, headers={"Content-Type": "application/json"})
         if keys:

@@ -56,6 +56,24 @@ def write_log(group: str) -> list[Call]:
     ]
 
 
+def simulate(action: str, resource: str) -> Call:
+    """What the emulator has no service for is asked of IAM's simulator."""
+    return Call("simulate", action, {"resource": resource})
+
+
+USERS = "arn:aws:rds-db:us-east-1:000000000000:dbuser"
+IMAGE = "arn:aws:ecr:us-east-1:000000000000:repository/holdfast/backup_lambda"
+VPC_ACTIONS = (
+    "CreateNetworkInterface",
+    "DeleteNetworkInterface",
+    "DescribeNetworkInterfaces",
+    "AssignPrivateIpAddresses",
+    "UnassignPrivateIpAddresses",
+    "DescribeSubnets",
+)
+ECR_ACTIONS = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
+LOG_ACTIONS = ("CreateLogStream", "PutLogEvents")
+XRAY_ACTIONS = ("PutTraceSegments", "PutTelemetryRecords")
 A_BACKUP = "20261122T020000Z-3f9a2c1b"
 IN_AN_HOUR = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 READ, READ_RESTORE, READ_KEY = (s3("get_object", key) for key in (REQUEST, RESULT, KEY_RECORD))
@@ -181,6 +199,29 @@ HARDENED_RIGHTS: dict[str, dict[str, list[Call]]] = {
     "KeeperRole": {"SignExpiries": SIGN},
 }
 
+# and on the one in a VPC, which IAM lets in to its databases, and which hands on to a task.
+PRIVATE_RIGHTS: dict[str, dict[str, list[Call]]] = {
+    "WorkerRole": {
+        "LogInToTheDatabases": [
+            simulate("rds-db:connect", f"{USERS}:resourceid-of-holdfast-data/notes_backup"),
+            simulate("rds-db:connect", f"{USERS}:proofresourceid-of-holdfast-data/notes_proof"),
+        ],
+        "LogInToRestore": [simulate("rds-db:connect", f"{USERS}:resourceid-of-holdfast-data/notes_restore")],
+        "HandOnToATask": [Call("ecs", "run_task", {"taskDefinition": "probe-private-worker:1"})],
+        "AttachToTheVpc": [simulate(f"ec2:{action}", "*") for action in VPC_ACTIONS],
+    },
+    "TaskExecutionRole": {
+        "LogInToTheRegistry": [simulate("ecr:GetAuthorizationToken", "*")],
+        "FetchImages": [simulate(f"ecr:{action}", IMAGE) for action in ECR_ACTIONS],
+        "WriteTheLog": [simulate(f"logs:{action}", "$TaskLogArn") for action in LOG_ACTIONS],
+    },
+}
+# In all of them.
+EVERYWHERE: dict[str, dict[str, list[Call]]] = {
+    role: {"Trace": [simulate(f"xray:{action}", "*") for action in XRAY_ACTIONS]}
+    for role in ("ApiRole", "WorkerRole", "KeeperRole")
+}
+
 
 def attempt(deployed: Deployed, who: str, call: Call) -> str | None:
     """The error code, None when it was allowed. `who` is a role or policy of the template, or `nobody`."""
@@ -192,6 +233,8 @@ def _error(deployed: Deployed, who: str, call: Call) -> str | None:
     arguments = {
         key: deployed.names[value[1:]] if str(value).startswith("$") else value for key, value in call.arguments.items()
     }
+    if call.service == "simulate":
+        return deployed.account.simulate(deployed.stack, who, call.name, arguments["resource"])
     if who.endswith("Role"):
         function = deployed.outputs[f"{who.removesuffix('Role')}FunctionName"]
         error: str | None = deployed.account.invoke(function, call.service, call.name, **arguments)["error"]

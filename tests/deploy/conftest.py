@@ -7,7 +7,15 @@ from tests.deploy.account import Account, Keys
 from tests.servers import Aws
 
 STACK = "probe-backup"
-HARDENED, STRICT = "probe-hardened", "probe-strict"
+HARDENED, PRIVATE, STRICT = "probe-hardened", "probe-private", "probe-strict"
+# What the stacks of the network and of the databases say, which the emulator has no servers for.
+PUBLISHED = {
+    "holdfast-network": [
+        *(f"{kind}Subnet{zone}" for kind in ("Public", "Private") for zone in "AB"),
+        "WorkerSecurityGroup",
+    ],
+    "holdfast-data": ["Endpoint", "ResourceId", "ProofEndpoint", "ProofResourceId", "Authorities"],
+}
 TABLE = "notes.notes.json.gz"
 DATA, INDEX = f"backups/there/data/{TABLE}", f"backups/there/index/{TABLE}"
 MANIFEST, SIGNATURE, PROOF = (f"backups/there/{name}" for name in ("manifest.json", "manifest.sig", "proof/1.json"))
@@ -44,12 +52,32 @@ def hardened(aws: Aws) -> Deployed:
     key_arn = account.key("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
     signing_key_arn = account.key("ECC_NIST_EDWARDS25519", "SIGN_VERIFY")
     more = {
+        "RestoresLive": "true",
         "SigningKeyArn": signing_key_arn,
         "KmsKeyArn": key_arn,
         "ObjectLockDays": "1",
         "RestoreDatabaseSecretArn": account.secret("probe-restore-database-url"),
     }
     return _deploy(account, HARDENED, more)
+
+
+@pytest.fixture(scope="session")
+def private(aws: Aws) -> Deployed:
+    """In a VPC, let in to its databases by IAM, and with a task for what takes long; it restores, too."""
+    account, ssm = Account(aws), Account(aws).client("ssm")
+    for stack, names in PUBLISHED.items():
+        for name in names:
+            ssm.put_parameter(Name=f"/{stack}/{name}", Value=f"{name.lower()}-of-{stack}", Type="String")
+    more = {
+        "SigningKeyArn": account.secret("probe-signing-key"),
+        "DatabaseSecretArn": "",
+        "ProofDatabaseSecretArn": "",
+        "RestoresLive": "true",
+        "InVpc": "true",
+        "WorkerImage": "holdfast/backup_lambda",
+        "TaskFromBytes": "0",
+    }
+    return _deploy(account, PRIVATE, more)
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +132,7 @@ def _things_of(account: Account, stack: str, outputs: dict[str, str]) -> dict[st
     return {
         "ApiLog": account.physical_id(stack, "ApiLog"),
         "WorkerLog": account.physical_id(stack, "WorkerLog"),
+        **({"TaskLogArn": _log_arn(account, stack, "TaskLog")} if stack == PRIVATE else {}),
         "KeeperLog": account.physical_id(stack, "KeeperLog"),
         "SubscriptionArn": subscribed["SubscriptionArn"],
         "NobodysSubscriptionArn": f"{outputs['TopicArn']}:00000000-0000-0000-0000-000000000000",
@@ -112,3 +141,8 @@ def _things_of(account: Account, stack: str, outputs: dict[str, str]) -> dict[st
         "DataVersion": versions[DATA],
         "IndexVersion": versions[INDEX],
     }
+
+
+def _log_arn(account: Account, stack: str, name: str) -> str:
+    prefix = {"logGroupNamePrefix": account.physical_id(stack, name)}
+    return str(account.client("logs").describe_log_groups(**prefix)["logGroups"][0]["arn"])

@@ -216,10 +216,10 @@ def test_the_three_log_in_the_same_way() -> None:
     assert len(texts) == 1
 
 
-def certify(host: str) -> tuple[str, str, str]:
+def certify(host: str, by: str = "of the tests") -> tuple[str, str, str]:
     """A certificate for the address, its key, and the authority that has signed it; all PEM."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "of the tests")])
+    ca_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, by)])
     authority = _certificate(ca_name, ca_name, ca_key.public_key(), ca_key, x509.BasicConstraints(True, 0))
     names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
     certificate = _certificate(x509.Name([]), ca_name, key.public_key(), ca_key, names)

@@ -30,6 +30,13 @@ OTHERWISE = {
     "BuryFailedEvents": "Lambda, when the worker failed twice",
     "UseTheBucketsKey": "S3, and the emulator's does not",
     "WriteTheLog": "Lambda",
+    "Trace": "Lambda",
+    "AttachToTheVpc": "Lambda",
+    "OnlyLambdaAttaches": "nobody: it denies",
+    "HandOnToATask": "the worker's handler, where there is a task",
+    "GiveTheTaskItsRoles": "ECS, then",
+    "LogInToTheDatabases": "RDS, where the databases are the data stack's",
+    "LogInToRestore": "RDS, likewise",
 }
 
 

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -15,12 +16,22 @@ class DeployError(Exception):
 
 
 def deploy(
-    cloudformation: Any, name: str, template: str, parameters: Mapping[str, str], retained: Mapping[str, str]
+    cloudformation: Any,
+    name: str,
+    template_url: str,
+    parameters: Mapping[str, str],
+    *,
+    kept: Collection[str] = (),
+    retained: Mapping[str, str] = MappingProxyType({}),
+    within_seconds: int = SETTLE_SECONDS,
+    protected: bool = False,
 ) -> dict[str, str]:
-    """The outputs of the stack, once it is as `template`, which is JSON, says. Raises DeployError.
+    """The outputs of the stack, once it is as the template, an object of S3, says. Raises DeployError.
 
-    `retained` names buckets that exist, by logical id. A new stack adopts them: CloudFormation makes no bucket where
-    there is one, and those of the template are retained when their stack is gone.
+    The parameters of `kept` stay as they are. A change that fails is rolled back by CloudFormation. A stack that is
+    `protected` cannot be deleted by mistake. `retained` names buckets that exist, by logical id. A new stack adopts
+    them: CloudFormation makes no bucket where there is one, and those of the template are retained when their stack is
+    gone.
     """
     status = _status(cloudformation, name)
     if status == "ROLLBACK_COMPLETE":  # the first attempt failed, and nothing but deleting can be done with it
@@ -33,19 +44,29 @@ def deploy(
     try:
         (cloudformation.update_stack if status else cloudformation.create_stack)(
             StackName=name,
-            TemplateBody=compact(template),
-            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+            TemplateURL=template_url,
+            Parameters=[
+                *({"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()),
+                *({"ParameterKey": key, "UsePreviousValue": True} for key in sorted(kept)),
+            ],
             Capabilities=["CAPABILITY_IAM"],
         )
     except ClientError as error:
         if "No updates are to be performed" not in str(error):
             raise DeployError(f"CloudFormation refused stack {name}: {error}") from error
-    return _settle(cloudformation, name)
+        return _outputs(cloudformation, name)  # also where a change has failed and was rolled back to just this
+    outputs = _settle(cloudformation, name, within_seconds)
+    if protected:
+        cloudformation.update_termination_protection(StackName=name, EnableTerminationProtection=True)
+    return outputs
 
 
-def compact(template: str) -> str:
-    """Without what is for people only: CloudFormation takes 51,200 bytes along with a request."""
-    return json.dumps(json.loads(template), separators=(",", ":"))
+def parameters_of(cloudformation: Any, name: str) -> set[str]:
+    """The names of what was said when the stack was deployed last; none when there is no such stack."""
+    if _status(cloudformation, name) in {None, "ROLLBACK_COMPLETE"}:
+        return set()
+    (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
+    return {each["ParameterKey"] for each in stack.get("Parameters", [])}
 
 
 def _adopt(cloudformation: Any, name: str, buckets: Mapping[str, str]) -> None:
@@ -72,16 +93,20 @@ def _adopt(cloudformation: Any, name: str, buckets: Mapping[str, str]) -> None:
     _settle(cloudformation, name)
 
 
-def _settle(cloudformation: Any, name: str) -> dict[str, str]:
-    deadline = time.monotonic() + SETTLE_SECONDS
+def _settle(cloudformation: Any, name: str, within_seconds: int = SETTLE_SECONDS) -> dict[str, str]:
+    deadline = time.monotonic() + within_seconds
     while (status := _status(cloudformation, name)) and status.endswith("IN_PROGRESS"):
         if time.monotonic() > deadline:
-            raise DeployError(f"stack {name} is still {status} after {SETTLE_SECONDS} s")
-        time.sleep(0.05)
+            raise DeployError(f"stack {name} is still {status} after {within_seconds} s")
+        time.sleep(0.05 if within_seconds == SETTLE_SECONDS else 5)
     if status is None:
         return {}
     if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE"):
         raise DeployError(f"stack {name} ended as {status}: {_reasons(cloudformation, name)}")
+    return _outputs(cloudformation, name)
+
+
+def _outputs(cloudformation: Any, name: str) -> dict[str, str]:
     (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
 
