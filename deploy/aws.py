@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import tarfile
+import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,14 +40,22 @@ class Misused(Exception):
     """What was asked for cannot be; the message says what to do."""
 
 
+class TaskFailed(Exception):
+    """A task of a stack did not do what it was to do."""
+
+
 class Account:
     """An account and Region, by the credentials that boto3 finds."""
+
+    look_again_seconds = 5.0
 
     def __init__(self, session: Any) -> None:
         self.region = session.region_name
         if not self.region:
             raise Misused("there is no Region: set AWS_REGION, or choose a profile that has one")
-        self.s3, self.ssm, self.cloudformation = (session.client(name) for name in ("s3", "ssm", "cloudformation"))
+        self.s3, self.ssm, self.ecs, self.cloudformation = (
+            session.client(name) for name in ("s3", "ssm", "ecs", "cloudformation")
+        )
         self.account_id = session.client("sts").get_caller_identity()["Account"]
         self.bucket = f"holdfast-code-{self.account_id}-{self.region}"
 
@@ -65,6 +74,34 @@ class Account:
         url = self._put(f"templates/{hashlib.sha256(template).hexdigest()[:16]}/{stack}.json", template)
         kept = before & known.keys() - values.keys()
         return deploy(self.cloudformation, name, url, values, kept=kept, within_seconds=WITHIN_SECONDS, protected=True)
+
+    def run(self, name: str, task: str, network: str) -> None:
+        """Run a task of the stack to its end. Raises Misused, TaskFailed and what boto3 raises."""
+        try:
+            definition, cluster = (self._resolved(f"ssm:/{name}/{what}") for what in (f"{task}Task", "ClusterName"))
+        except self.ssm.exceptions.ParameterNotFound:
+            raise Misused(f"stack {name} has no task {task}, or is not there yet") from None
+        place = {
+            "subnets": [self._resolved(f"ssm:/{network}/PublicSubnet{zone}") for zone in "AB"],
+            "securityGroups": [self._resolved(f"ssm:/{network}/ServiceSecurityGroup")],
+            "assignPublicIp": "ENABLED",  # there is no NAT
+        }
+        begun = self.ecs.run_task(
+            cluster=cluster,
+            taskDefinition=definition,
+            launchType="FARGATE",
+            networkConfiguration={"awsvpcConfiguration": place},
+        )
+        if not begun["tasks"]:
+            raise TaskFailed(f"{task} was not begun: {begun['failures']}")
+        (arn,) = [each["taskArn"] for each in begun["tasks"]]
+        deadline = time.monotonic() + WITHIN_SECONDS
+        while (ended := self.ecs.describe_tasks(cluster=cluster, tasks=[arn])["tasks"][0])["lastStatus"] != "STOPPED":
+            if time.monotonic() > deadline:
+                raise TaskFailed(f"{task} still runs after {WITHIN_SECONDS} s: {arn}")
+            time.sleep(self.look_again_seconds)
+        if reason := why_failed(ended):
+            raise TaskFailed(f"{task} failed: {reason}; its log says more: {arn}")
 
     def _made(self, stack: str, given: Mapping[str, str], before: set[str]) -> dict[str, str]:
         """What is made here unless somebody says otherwise, as to go back to a former package."""
@@ -104,6 +141,17 @@ class Account:
                 ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
             ),
         )
+
+
+def why_failed(task: Mapping[str, Any]) -> str:
+    """Of a task that has stopped, as ECS describes it; nothing where all of its containers ended well."""
+    codes = {each["name"]: each.get("exitCode") for each in task["containers"]}
+    if not any(code != 0 for code in codes.values()):
+        return ""
+    ends = ", ".join(
+        f"{name} never ran" if code is None else f"{name} ended with {code}" for name, code in codes.items()
+    )
+    return f"{ends} ({task.get('stoppedReason', 'without a reason')})"
 
 
 def bundle() -> bytes:
@@ -146,12 +194,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="of the stack in the account, if not holdfast-STACK")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="given",
                         help=HELP)  # fmt: skip
+    parser.add_argument("--run", metavar="TASK", help="do not deploy it, but run a task that it has, to its end")
+    parser.add_argument("--network", default="holdfast-network", help="the network stack that tasks run in")
     wanted = parser.parse_args(arguments)
     try:
         given = dict(_parted(each) for each in wanted.given)
         name = wanted.name or f"holdfast-{wanted.stack.replace('_', '-')}"
-        outputs = Account(boto3.session.Session()).deploy(wanted.stack, name, given)
-    except (Misused, DeployError, PackageError, BotoCoreError, ClientError) as error:
+        account = Account(boto3.session.Session())
+        if wanted.run:
+            account.run(name, wanted.run, wanted.network)
+            return 0
+        outputs = account.deploy(wanted.stack, name, given)
+    except (Misused, DeployError, TaskFailed, PackageError, BotoCoreError, ClientError) as error:
         print(error, file=sys.stderr)
         return 1
     for key, value in sorted(outputs.items()):

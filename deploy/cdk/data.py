@@ -5,13 +5,16 @@ Manager and changes it; it is for deploy/postgres/roles.sql.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
-from aws_cdk import CfnDeletionPolicy, CfnElement, CfnResource, Fn, Stack, Token
+from aws_cdk import Aws, CfnDeletionPolicy, CfnElement, CfnResource, Fn, Stack, Token
 from aws_cdk import aws_ecr as ecr
+from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_elasticache as elasticache
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_rds as rds
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
@@ -23,6 +26,9 @@ from deploy.cdk.stacks import by_cloudformation_alone
 POSTGRESQL = "18"  # the major version, of both servers: a proof must find the same types and functions
 VALKEY = "8.1"
 MASTER = "holdfast_master"
+ROLES_SQL = Path(__file__).parents[1] / "postgres" / "roles.sql"
+KEEP_LOGS_DAYS = 90
+START_PSQL = """printf '%s' "$AUTHORITY" > "$PGSSLROOTCERT"; printf '%s' "$ROLES" | psql --no-psqlrc --quiet"""
 
 IMAGES = ("notes_api", "scheduler", "backup_lambda", "deploy")
 _OLD = {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 50}
@@ -37,6 +43,7 @@ class DataStack(Stack):
         database, proof = self._databases()
         signing_key = self._signing_key()
         self._images()
+        self._roles(database, proof)
         publish(
             self,
             {
@@ -109,6 +116,7 @@ class DataStack(Stack):
             self,
             "ProofDatabase",
             **both,
+            db_name="holdfast",  # nothing is in it; to make scratch databases one is connected to `postgres`
             db_instance_class=self.parameters.proof_class,
             allocated_storage=self.parameters.proof_storage,
             max_allocated_storage=Token.as_number(self.parameters.database_max_storage),
@@ -166,6 +174,68 @@ class DataStack(Stack):
         )
         key.cfn_options.deletion_policy = key.cfn_options.update_replace_policy = CfnDeletionPolicy.RETAIN
         return key
+
+    def _roles(self, database: rds.CfnDBInstance, proof: rds.CfnDBInstance) -> None:
+        """Tasks that somebody runs once for each server, and again after a restore: deploy/postgres/roles.sql.
+
+        They are the only ones that have the master user's password.
+        """
+        log = logs.CfnLogGroup(self, "RolesLog", retention_in_days=KEEP_LOGS_DAYS)
+        insights = ecs.CfnCluster.ClusterSettingsProperty(name="containerInsights", value="enabled")
+        cluster = ecs.CfnCluster(self, "Cluster", cluster_settings=[insights])
+        publish(self, {"ClusterName": cluster.ref})
+        for name, server in (("Roles", database), ("ProofRoles", proof)):
+            secret = server.attr_master_user_secret_secret_arn
+            execution = iam.CfnRole(
+                self,
+                f"{name}ExecutionRole",
+                assume_role_policy_document=policies.assumed_by("ecs-tasks.amazonaws.com"),
+                policies=[
+                    iam.CfnRole.PolicyProperty(
+                        policy_name="Rights",
+                        policy_document=policies.document(*policies.public_task_execution(log.attr_arn, secret)),
+                    )
+                ],
+            )
+            told = {
+                "PGHOST": server.attr_endpoint_address,
+                "PGPORT": server.attr_endpoint_port,
+                "PGUSER": MASTER,
+                "PGDATABASE": "holdfast",
+                "PGSSLMODE": "verify-full",
+                "PGSSLROOTCERT": "/tmp/authority.pem",  # noqa: S108  # of the container
+                "AUTHORITY": self.parameters.authorities,
+                "ROLES": ROLES_SQL.read_text(),
+            }
+            definition = ecs.CfnTaskDefinition(
+                self,
+                f"{name}Definition",
+                family=f"{Aws.STACK_NAME}-{name.lower()}",
+                requires_compatibilities=["FARGATE"],
+                network_mode="awsvpc",
+                cpu="256",
+                memory="512",
+                execution_role_arn=execution.attr_arn,
+                container_definitions=[
+                    {
+                        "name": "main",
+                        "image": f"public.ecr.aws/docker/library/postgres:{POSTGRESQL}",
+                        "entryPoint": ["sh", "-euc"],
+                        "command": [START_PSQL],
+                        "environment": [{"name": key, "value": value} for key, value in told.items()],
+                        "secrets": [{"name": "PGPASSWORD", "valueFrom": f"{secret}:password::"}],
+                        "logConfiguration": {
+                            "logDriver": "awslogs",
+                            "options": {
+                                "awslogs-group": log.ref,
+                                "awslogs-region": Aws.REGION,
+                                "awslogs-stream-prefix": name.lower(),
+                            },
+                        },
+                    }
+                ],
+            )
+            publish(self, {f"{name}Task": definition.ref})
 
     def _images(self) -> None:
         """Also those of former releases, to go back to."""

@@ -69,7 +69,7 @@ ACCEPTED: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "ECS2",
-        r"holdfast-(backup/TaskDefinition|(notes-api|scheduler)/.*Definition)",
+        r"holdfast-(backup/TaskDefinition|(data|notes-api|scheduler)/.*Definition)",
         "Names and addresses only: what is secret comes from Secrets Manager",
     ),
     (

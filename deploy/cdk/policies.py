@@ -160,6 +160,11 @@ def task_execution(log_arn: str, secret_arns: Sequence[str] = ()) -> list[Statem
     ]
 
 
+def public_task_execution(log_arn: str, secret_arn: str) -> list[Statement]:
+    """The same for an image of somebody else, which everybody may have."""
+    return [_allow("ReadItsSecret", "secretsmanager:GetSecretValue", secret_arn), _write_log(log_arn)]
+
+
 def log_in(resource_id: str, *roles: str) -> Statement:
     """To PostgreSQL on RDS, as these roles of it and no others."""
     place = f"arn:{Aws.PARTITION}:rds-db:{Aws.REGION}:{Aws.ACCOUNT_ID}:dbuser:{resource_id}"

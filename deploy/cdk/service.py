@@ -58,7 +58,7 @@ class ServiceStack(Stack):
     def migrations(self, module: str, role: str) -> None:
         """A task that somebody runs, before the service that needs it."""
         program = Program("Migrations", role, self.database(role), command=("python", "-m", module))
-        publish(self, {"MigrationsTask": self._definition(program).ref})
+        publish(self, {"MigrationsTask": self._definition(program).ref, "ClusterName": self.cluster})
 
     def service(self, program: Program, paths: Sequence[str] = (), priority: int = 0) -> None:
         """As many containers as its load needs. With `paths` the balancer sends it the requests to them."""

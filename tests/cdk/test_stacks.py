@@ -26,6 +26,8 @@ def text(value: Any, stack: str) -> str:
     match value:
         case {"Fn::Join": [separator, parts]}:
             return str(separator).join(text(part, stack) for part in parts)
+        case {"Fn::If": [_, either, other]}:
+            return f"{text(either, stack)} or {text(other, stack)}"
         case {"Ref": name} if name in CONTENT[stack]["Parameters"]:
             return str(CONTENT[stack]["Parameters"][name].get("Default", f"<{name}>"))
         case {"Ref": name} | {"Fn::GetAtt": [name, _]}:

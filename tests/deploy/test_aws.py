@@ -4,17 +4,19 @@ import io
 import json
 import re
 import tarfile
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import boto3
 import pytest
 
 from deploy import aws as deploying
 from deploy import package
-from deploy.aws import Misused, authority, bundle, main
+from deploy.aws import Misused, authority, bundle, main, why_failed
 from tests.deploy import probe
 from tests.deploy.conftest import PUBLISHED
 from tests.deploy.test_login import certify
@@ -92,6 +94,62 @@ def read_by(stack: str) -> set[str]:
     content = json.loads((deploying.TEMPLATES / f"{stack}.json").read_text())
     read = re.findall(r'{{resolve:ssm:/", {"Ref": "(\w+)"}, "(/\w+)}}', json.dumps(content))
     return {f"/{content['Parameters'][of]['Default']}{name}" for of, name in read}
+
+
+@pytest.fixture
+def migrations(account: boto3.session.Session, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a stack that has such a task."""
+    monkeypatch.setattr(deploying.Account, "look_again_seconds", 0.1)
+    ssm, ecs = account.client("ssm"), account.client("ecs")
+    ecs.create_cluster(clusterName="tried")
+    container = {"name": "main", "image": "holdfast/notes_api", "essential": True}
+    made = ecs.register_task_definition(family="tried-migrations", containerDefinitions=[container])
+    values = {
+        "tried-notes-api/MigrationsTask": made["taskDefinition"]["taskDefinitionArn"],
+        "tried-notes-api/ClusterName": "tried",
+        **{f"tried-place/PublicSubnet{zone}": f"subnet-{zone.lower()}" for zone in "AB"},
+        "tried-place/ServiceSecurityGroup": "sg-services",
+    }
+    for name, value in values.items():
+        ssm.put_parameter(Name=f"/{name}", Value=value, Type="String", Overwrite=True)
+    return "tried-notes-api"
+
+
+def test_a_task_is_waited_for(
+    account: boto3.session.Session, migrations: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The emulator runs no container; somebody stops what it pretends to run, which it says ended well."""
+    ecs = account.client("ecs")
+
+    def stop() -> None:
+        while not (arns := ecs.list_tasks(cluster="tried")["taskArns"]):
+            time.sleep(0.05)
+        ecs.stop_task(cluster="tried", task=arns[0], reason="stopped by hand")
+
+    stopping = Thread(target=stop)
+    stopping.start()
+    assert main(["notes_api", "--name", migrations, "--network", "tried-place", "--run", "Migrations"]) == 0
+    stopping.join()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("containers", "why"),
+    [
+        ([{"name": "main", "exitCode": 0}], ""),
+        ([{"name": "main", "exitCode": 1}], "main ended with 1 (Essential container in task exited)"),
+        ([{"name": "main"}], "main never ran (Essential container in task exited)"),
+    ],
+)
+def test_a_task_has_done_its_work_when_its_containers_end_well(containers: list[dict[str, Any]], why: str) -> None:
+    """As DescribeTasks has them."""
+    stopped = {"lastStatus": "STOPPED", "stoppedReason": "Essential container in task exited", "containers": containers}
+    assert why_failed(stopped) == why
+
+
+def test_a_task_that_a_stack_does_not_have_is_named(migrations: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["notes_api", "--name", migrations, "--network", "tried-place", "--run", "Cleaning"]) == 1
+    assert f"stack {migrations} has no task Cleaning" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """deploy/postgres/roles.sql on a database that somebody restored: services can be started on it."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -148,9 +150,20 @@ def rds() -> Iterator[Cluster]:
             yield Cluster(server)
 
 
-async def test_the_master_user_of_rds_runs_it_and_iam_lets_the_roles_in(rds: Cluster) -> None:
+async def test_the_master_user_of_rds_runs_it_and_iam_lets_the_roles_in(rds: Cluster, tmp_path: Path) -> None:
+    """As the task of the data stack does it, but for TLS, which this server does not speak."""
+    data = json.loads((ROOT / "deploy/cdk/templates/data.json").read_text())
+    (container,) = data["Resources"]["RolesDefinition"]["Properties"]["ContainerDefinitions"]
+    told = {each["Name"]: each["Value"] for each in container["Environment"]} | {
+        **{"PGHOST": rds.server.host, "PGPORT": str(rds.server.port), "PGUSER": "master", "PGPASSWORD": "master"},
+        **{"PGSSLMODE": "disable", "PGSSLROOTCERT": str(tmp_path / "authority.pem"), "AUTHORITY": "PEM"},
+        "PATH": f"{programs()}:{os.defpath}",
+    }
     for _ in range(2):
-        assert run_roles_sql(rds.url("master", "holdfast")) == ""
+        task = [*container["EntryPoint"], *container["Command"]]
+        done = subprocess.run(task, check=False, capture_output=True, text=True, env=told)  # noqa: ASYNC221  # waited for
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "authority.pem").read_text() == "PEM"
     async with connected(rds, "postgres", "holdfast") as superuser:
         members = "select member::regrole::text from pg_auth_members where roleid = 'rds_iam'::regrole"
         assert {each[0] for each in await superuser.fetch(members)} == {"master", *ROLES}
