@@ -155,8 +155,13 @@ async def test_the_master_user_of_rds_runs_it_and_iam_lets_the_roles_in(rds: Clu
     data = json.loads((ROOT / "deploy/cdk/templates/data.json").read_text())
     (container,) = data["Resources"]["RolesDefinition"]["Properties"]["ContainerDefinitions"]
     told = {each["Name"]: each["Value"] for each in container["Environment"]} | {
-        **{"PGHOST": rds.server.host, "PGPORT": str(rds.server.port), "PGUSER": "master", "PGPASSWORD": "master"},
-        **{"PGSSLMODE": "disable", "PGSSLROOTCERT": str(tmp_path / "authority.pem"), "AUTHORITY": "PEM"},
+        "PGHOST": rds.server.host,
+        "PGPORT": str(rds.server.port),
+        "PGUSER": "master",
+        "PGPASSWORD": "master",
+        "PGSSLMODE": "disable",
+        "PGSSLROOTCERT": str(tmp_path / "authority.pem"),
+        "AUTHORITY": "PEM",
         "PATH": f"{programs()}:{os.defpath}",
     }
     for _ in range(2):
