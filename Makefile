@@ -92,33 +92,50 @@ help: ## list the commands
 # The same interpreter for tests of all services, and one with CDK, which brings its own Node.
 TESTED := dev local emulator notes_api scheduler backup_lambda cdk tools spectral
 
+PARTS := test-backups test-rest test-faults test-notes test-template
+
 .PHONY: test
-test: $(TESTED:%=$(VENV)/%/.done) ## all the tests, in three parts at a time: they mostly wait for servers
+test: $(TESTED:%=$(VENV)/%/.done) ## all the tests but Docker's, three parts at a time: they mostly wait for servers
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target $(PARTS)
+
+# Backups have no SQLAlchemy, hence no greenlets, and to look for these at every call doubles what coverage costs.
+.PHONY: coverage
+coverage: $(TESTED:%=$(VENV)/%/.done) ## the same, with the lines and branches of the services that no test reaches; twice as long
 	@rm -f .coverage .coverage.*
-	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target test-backups test-rest test-faults test-notes
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target $(PARTS) \
+		PYTEST='$(VENV)/dev/bin/python -m coverage run -m pytest' \
+		PYTEST_BACKUPS='$(VENV)/dev/bin/python -m coverage run --concurrency=thread -m pytest'
 	@$(VENV)/dev/bin/python -m coverage combine --quiet
 	@$(VENV)/dev/bin/python -m coverage report
 
-COVERED := $(VENV)/dev/bin/python -m coverage run
+PYTEST := $(VENV)/dev/bin/python -m pytest
+PYTEST_BACKUPS := $(PYTEST)
 FAULTS := tests/backup_lambda/faults
+APART := tests/backup_lambda tests/notes_api tests/cdk tests/compose
 
-# Backups have no SQLAlchemy, hence no greenlets, and to look for these at every call doubles what coverage costs.
 .PHONY: test-backups
 test-backups:
-	@$(COVERED) --concurrency=thread -m pytest tests/backup_lambda --ignore=$(FAULTS)
+	@$(PYTEST_BACKUPS) tests/backup_lambda --ignore=$(FAULTS)
 
 .PHONY: test-faults
 test-faults:
-	@$(COVERED) --concurrency=thread -m pytest $(FAULTS)
+	@$(PYTEST_BACKUPS) $(FAULTS)
 
 .PHONY: test-notes
 test-notes:
-	@$(COVERED) -m pytest tests/notes_api
+	@$(PYTEST) tests/notes_api
 
 .PHONY: test-rest
 test-rest:
-	@$(COVERED) -m pytest --ignore=tests/backup_lambda --ignore=tests/notes_api --ignore=tests/cdk
+	@$(PYTEST) $(APART:%=--ignore=%)
+
+.PHONY: test-template
+test-template: $(VENV)/cdk/.done
 	@$(VENV)/cdk/bin/python -m pytest tests/cdk
+
+.PHONY: test-compose
+test-compose: $(VENV)/dev/.done ## compose.yaml by Docker, which `make test` does without
+	@$(VENV)/dev/bin/python -m pytest tests/compose
 
 MYPY := $(VENV)/dev/bin/python -m mypy --no-error-summary
 
@@ -153,8 +170,33 @@ package: $(VENV)/dev/.done $(VENV)/emulator/.done ## build the function packages
 	@$(VENV)/dev/bin/python -m deploy.package lambda
 
 .PHONY: deploy
-deploy: $(VENV)/local/.done ## deploy a stack to AWS: STACK=backup SET="NAME=VALUE ..."; the README lists them
-	@$(VENV)/local/bin/python -m deploy.aws $(STACK) $(SET:%=--set %)
+deploy: $(VENV)/local/.done ## deploy a stack to AWS, or run a task of it: STACK=backup SET="NAME=VALUE ..." RUN=; see docs/deploy.md
+	@$(VENV)/local/bin/python -m deploy.aws $(STACK) $(SET:%=--set %) $(RUN:%=--run %)
+
+.PHONY: smoke
+smoke: $(VENV)/local/.done ## ask a deployed backup stack for a backup, and see that it is proven: STACK=holdfast-backup
+	@$(VENV)/local/bin/python -m deploy.smoke $(STACK)
+
+IMAGE_MB := 250
+
+.PHONY: images
+images: ## build the services' images with Docker, none larger than $(IMAGE_MB) MB
+	@docker compose build notes_api scheduler
+	@docker build --quiet --tag holdfast/backup_lambda:local services/backup_lambda
+	@for image in $(SERVICES:%=holdfast/%:local); do \
+		bytes=$$(docker image inspect --format '{{.Size}}' $$image); echo "$$image $$((bytes / 1000000)) MB"; \
+		test $$bytes -le $(IMAGE_MB)000000 || { echo "larger than $(IMAGE_MB) MB"; exit 1; }; \
+	done
+
+AUDITED := $(SERVICES:%=services/%/requirements.txt) services/backup_lambda/requirements-cli.txt \
+	deploy/local/requirements.txt deploy/cdk/requirements.txt
+
+.PHONY: audit
+audit: $(UV) ## compare what the services and deployments need with the known vulnerabilities
+	@for each in $(AUDITED); do \
+		$(UV) tool run --quiet --from pip-audit==2.10.1 pip-audit --require-hashes --disable-pip --requirement $$each \
+			|| { echo "$$each: upgrade it with make lock"; exit 1; }; \
+	done
 
 .PHONY: template
 template: $(VENV)/cdk/.done ## write the template of the AWS stack, and docs/rights.md

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import re
+import shlex
 import sys
 import tarfile
 import time
@@ -59,8 +60,11 @@ class Account:
         self.account_id = session.client("sts").get_caller_identity()["Account"]
         self.bucket = f"holdfast-code-{self.account_id}-{self.region}"
 
-    def deploy(self, stack: str, name: str, given: Mapping[str, str]) -> dict[str, str]:
-        """The outputs. Raises Misused, DeployError, PackageError and what boto3 raises."""
+    def deploy(self, stack: str, name: str, given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+        """The outputs; and the parameters that were changed, with the values that lead back.
+
+        Raises Misused, DeployError, PackageError and what boto3 raises.
+        """
         template = (TEMPLATES / f"{stack}.json").read_bytes()
         known = json.loads(template).get("Parameters", {})
         if unknown := given.keys() - known:
@@ -68,19 +72,27 @@ class Account:
         self._make_bucket()
         before = parameters_of(self.cloudformation, name)
         values = {**self._made(stack, given, before), **{key: self._resolved(value) for key, value in given.items()}}
-        missing = {key for key, each in known.items() if "Default" not in each} - values.keys() - before
+        missing = {key for key, each in known.items() if "Default" not in each} - values.keys() - before.keys()
         if missing:
             raise Misused(f"say what these are, with --set NAME=VALUE: {', '.join(sorted(missing))}")
         url = self._put(f"templates/{hashlib.sha256(template).hexdigest()[:16]}/{stack}.json", template)
-        kept = before & known.keys() - values.keys()
-        return deploy(self.cloudformation, name, url, values, kept=kept, within_seconds=WITHIN_SECONDS, protected=True)
+        kept = before.keys() & known.keys() - values.keys()
+        outputs = deploy(
+            self.cloudformation, name, url, values, kept=kept, within_seconds=WITHIN_SECONDS, protected=True
+        )
+        return outputs, {key: value for key, value in before.items() if values.get(key, value) != value}
 
-    def run(self, name: str, task: str, network: str) -> None:
-        """Run a task of the stack to its end. Raises Misused, TaskFailed and what boto3 raises."""
+    def run(self, name: str, task: str, network: str, image: str = "") -> None:
+        """Run a task of the stack to its end, of another image where one is named.
+
+        Raises Misused, TaskFailed and what boto3 raises.
+        """
         try:
             definition, cluster = (self._resolved(f"ssm:/{name}/{what}") for what in (f"{task}Task", "ClusterName"))
         except self.ssm.exceptions.ParameterNotFound:
             raise Misused(f"stack {name} has no task {task}, or is not there yet") from None
+        if image:
+            definition = self._of_image(definition, self._resolved(image))
         place = {
             "subnets": [self._resolved(f"ssm:/{network}/PublicSubnet{zone}") for zone in "AB"],
             "securityGroups": [self._resolved(f"ssm:/{network}/ServiceSecurityGroup")],
@@ -103,7 +115,17 @@ class Account:
         if reason := why_failed(ended):
             raise TaskFailed(f"{task} failed: {reason}; its log says more: {arn}")
 
-    def _made(self, stack: str, given: Mapping[str, str], before: set[str]) -> dict[str, str]:
+    def _of_image(self, definition: str, image: str) -> str:
+        """A revision of the task's definition that has this image, for a task alone: no service takes it on."""
+        found = self.ecs.describe_task_definition(taskDefinition=definition)["taskDefinition"]
+        wanted = self.ecs.meta.service_model.operation_model("RegisterTaskDefinition").input_shape.members
+        (container,) = found["containerDefinitions"]
+        revised = {key: value for key, value in found.items() if key in wanted}
+        made = self.ecs.register_task_definition(**{**revised, "containerDefinitions": [{**container, "image": image}]})
+        arn: str = made["taskDefinition"]["taskDefinitionArn"]
+        return arn
+
+    def _made(self, stack: str, given: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
         """What is made here unless somebody says otherwise, as to go back to a former package."""
         if stack == "backup" and "CodeKey" not in given:
             built = package.build("lambda", Path(sys.executable))
@@ -194,7 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="of the stack in the account, if not holdfast-STACK")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="given",
                         help=HELP)  # fmt: skip
-    parser.add_argument("--run", metavar="TASK", help="do not deploy it, but run a task that it has, to its end")
+    parser.add_argument(
+        "--run",
+        metavar="TASK",
+        help="do not deploy it, but run a task that it has, to its end; of another Image, where --set names one",
+    )
     parser.add_argument("--network", default="holdfast-network", help="the network stack that tasks run in")
     wanted = parser.parse_args(arguments)
     try:
@@ -202,14 +228,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = wanted.name or f"holdfast-{wanted.stack.replace('_', '-')}"
         account = Account(boto3.session.Session())
         if wanted.run:
-            account.run(name, wanted.run, wanted.network)
+            if given.keys() - {"Image"}:
+                raise Misused("a task is told its Image alone; the rest is as the stack has it")
+            account.run(name, wanted.run, wanted.network, given.get("Image", ""))
             return 0
-        outputs = account.deploy(wanted.stack, name, given)
+        outputs, former = account.deploy(wanted.stack, name, given)
     except (Misused, DeployError, TaskFailed, PackageError, BotoCoreError, ClientError) as error:
         print(error, file=sys.stderr)
         return 1
     for key, value in sorted(outputs.items()):
         print(f"{key}\t{value.strip()}")
+    if former:
+        back = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in sorted(former.items()))
+        print(f"the way back: {back}", file=sys.stderr)
     return 0
 
 

@@ -61,12 +61,12 @@ def deploy(
     return outputs
 
 
-def parameters_of(cloudformation: Any, name: str) -> set[str]:
-    """The names of what was said when the stack was deployed last; none when there is no such stack."""
+def parameters_of(cloudformation: Any, name: str) -> dict[str, str]:
+    """What was said when the stack was deployed last; nothing when there is no such stack."""
     if _status(cloudformation, name) in {None, "ROLLBACK_COMPLETE"}:
-        return set()
+        return {}
     (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
-    return {each["ParameterKey"] for each in stack.get("Parameters", [])}
+    return {each["ParameterKey"]: each["ParameterValue"] for each in stack.get("Parameters", [])}
 
 
 def _adopt(cloudformation: Any, name: str, buckets: Mapping[str, str]) -> None:

@@ -78,6 +78,12 @@ ACCEPTED: tuple[tuple[str, str, str], ...] = (
         "They are what the public reaches: at the ports of HTTP, which only redirects, and HTTPS",
     ),
     (
+        "EC29",
+        r"holdfast-host/Instance",
+        "Nothing on it must be kept, and one that refuses to end could not be replaced by a change of its template;"
+        " its stack is protected",
+    ),
+    (
         "ELB2",
         r"holdfast-cluster/Balancer",
         "Each service writes a line for each request, with its id; the balancer's would be a second, an hour later",

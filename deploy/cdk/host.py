@@ -85,7 +85,6 @@ class HostStack(Stack):
                 "version": template.attr_latest_version_number,
             },
             subnet_id=published(self.parameters.network, "PublicSubnetA"),
-            disable_api_termination=True,
             monitoring=True,  # as the template says, where cdk-nag does not look
         )
         address = ec2.CfnEIP(self, "Address", instance_id=instance.ref)

@@ -137,8 +137,10 @@ class ServiceParameters(_Parameters):
         self.image = self._text("Image", "Image for arm64, with its tag or digest", min_length=1)
         self.cpu = self._text("Cpu", "Of a container: 1024 is a whole one", default="256")
         self.memory = self._text("Memory", "MiB of a container", default="512")
-        self.at_least = self._number("AtLeast", "So many containers run in any case", default="2", min_value=1)
-        self.at_most = self._number("AtMost", "And so many when there is much to do", default="6", min_value=1)
+        self.at_least = self._number(
+            "AtLeast", "So many containers run in any case; 0 before the first migrations", default="2"
+        )
+        self.at_most = self._number("AtMost", "And so many when there is much to do", default="6")
 
     def http_targets(self) -> str:
         return self._text(

@@ -214,7 +214,10 @@ class Stack:
     def _nginx(self) -> Program:
         settings = self._settings
         return nginx.program(
-            self._home.private("nginx"), settings.port, settings.notes_api_port, settings.scheduler_port
+            self._home.private("nginx"),
+            settings.port,
+            f"127.0.0.1:{settings.notes_api_port}",
+            f"127.0.0.1:{settings.scheduler_port}",
         )
 
     def _env(self, server: Server, database: str, redis_url: str, deployed: Deployed) -> dict[str, str]:

@@ -83,7 +83,7 @@ async def test_a_backup_is_made_and_proven(environment: dict[str, str], world: W
     backup_id = await the_backup(world)
     assert (done.code, done.out) == (0, ""), done.said
     assert f"{backup_id}: asked for\n" in done.said
-    assert done.said.endswith(f"{backup_id}: proven\n")
+    assert done.said.endswith(f"{backup_id}: backup proven\n")
     manifest = await world.read_json(f"backups/{backup_id}/manifest.json")
     assert [table["name"] for table in manifest["tables"]] == ["notes.notes"]
     assert manifest["request"]["label"] == "by hand"
@@ -104,9 +104,9 @@ async def test_a_backup_is_made_and_proven(environment: dict[str, str], world: W
 @pytest.mark.parametrize(
     ("prove", "sql", "end"),
     [
-        ("on_demand", ROWS, (0, "stored")),
-        ("always", "create table notes.notes (id int)", (1, "suspect")),
-        ("always", "drop schema scheduler", (1, "failed")),
+        ("on_demand", ROWS, (0, "backup stored")),
+        ("always", "create table notes.notes (id int)", (1, "backup suspect")),
+        ("always", "drop schema scheduler", (1, "backup failed")),
     ],
 )
 async def test_the_exit_code_says_whether_all_is_well(
@@ -125,7 +125,7 @@ async def test_a_backup_that_cannot_be_proven_is_not_well(
         secret = environment["HOLDFAST_PROOF_DATABASE"]
         await secrets.put_secret_value(SecretId=secret, SecretString="postgresql://u:hunter2@127.0.0.1:1/x")
     done = await command(environment, "run")
-    assert (done.code, done.said.splitlines()[-1]) == (1, f"{await the_backup(world)}: stored")
+    assert (done.code, done.said.splitlines()[-1]) == (1, f"{await the_backup(world)}: backup stored")
     assert "hunter2" not in done.said
 
 
@@ -182,7 +182,7 @@ async def test_a_signal_ends_it_cleanly(
         process.send_signal(which)
         done = await ended(process)
     backup_id = await the_backup(world)
-    assert (done.code, done.said.splitlines()[-1]) == (1, f"{backup_id}: failed")
+    assert (done.code, done.said.splitlines()[-1]) == (1, f"{backup_id}: backup failed")
     failure = await world.read_json(f"backups/{backup_id}/failure.json")
     assert (failure["outcome"], failure["reason"]) == ("failed", "the process was told to end")
     [notice] = await world.notices()

@@ -4,7 +4,8 @@
 
 A ratio needs its anchor: with `--only` name that as well. For the memory of a large table:
 `--rows 5000000 --only memory`. `http` is the API beside a bare FastAPI and Django REST framework; `--notes 1000000` for
-a long export. `scheduler` is its lateness, and what a long history of runs costs it.
+a long export. `scheduler` is its lateness, and what a long history of runs costs it. `cold start` is a function's first
+answer.
 """
 
 import argparse
@@ -192,7 +193,7 @@ THINGS: dict[str, Callable[[Bench], Measured]] = {
     "history": Bench.history,
     "diff": Bench.diff,  # the last one: it changes rows
 }
-HTTP, SCHEDULER = "http", "scheduler"
+HTTP, SCHEDULER, COLD = "http", "scheduler", "cold start"
 SHORT = {"memory": ("dump of fewer", "dump"), "reading": ("one row", "history", "diff")}
 
 
@@ -206,24 +207,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--schedules", type=int, default=10_000, help="due at once (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=1_000_000, help="in the history (default: %(default)s)")
-    names = [*THINGS, HTTP, SCHEDULER, *SHORT]
+    parser.add_argument("--starts", type=int, default=15, help="of a function (default: %(default)s)")
+    names = [*THINGS, HTTP, SCHEDULER, COLD, *SHORT]
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
     given = parser.parse_args(arguments)
-    wanted = {each for name in given.only or [*THINGS, HTTP, SCHEDULER] for each in SHORT.get(name, (name,))}
+    wanted = {each for name in given.only or [*THINGS, HTTP, SCHEDULER, COLD] for each in SHORT.get(name, (name,))}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers are stopped
-    if wanted - {HTTP, SCHEDULER}:
+    if wanted - {HTTP, SCHEDULER, COLD}:
         measure_backups(wanted, given.rows, given.backups)
     if HTTP in wanted:
         measure_http(given.notes, given.round)
     if SCHEDULER in wanted:
-        measure_scheduler(given.schedules, given.runs)
+        measure_alone(SCHEDULER, "scheduling", given.schedules, given.runs)
+    if COLD in wanted:
+        measure_alone(COLD, "cold", given.starts)
 
 
-def measure_scheduler(schedules: int, runs: int) -> None:
-    command = [sys.executable, "-m", "tests.bench.scheduling", str(schedules), str(runs)]
+def measure_alone(what: str, module: str, *sizes: int) -> None:
+    command = [sys.executable, "-m", f"tests.bench.{module}", *map(str, sizes)]
     done = subprocess.run(command, check=False, cwd=ROOT, env=_environment(), stdin=subprocess.DEVNULL)
     if done.returncode:
-        sys.exit(f"{SCHEDULER} failed")
+        sys.exit(f"{what} failed")
 
 
 def measure_http(notes: int, seconds: float) -> None:

@@ -20,6 +20,27 @@ from typing import Any
 
 BOOTSTRAP = ("awslambdaric", "runtime_client", "simplejson", "snapshot_restore_py")
 WITHIN_SECONDS = 60
+# What the gateway sends for `GET /backups`.
+LISTED = {
+    "resource": "/backups",
+    "path": "/backups",
+    "httpMethod": "GET",
+    "headers": {"host": "api"},
+    "multiValueHeaders": {"host": ["api"]},
+    "queryStringParameters": None,
+    "multiValueQueryStringParameters": None,
+    "pathParameters": None,
+    "requestContext": {
+        "resourcePath": "/backups",
+        "httpMethod": "GET",
+        "path": "/v1/backups",
+        "stage": "v1",
+        "requestId": "8476a536",
+        "identity": {"sourceIp": "127.0.0.1", "userArn": "arn:aws:iam::123456789012:user/ops"},
+    },
+    "body": None,
+    "isBase64Encoded": False,
+}
 
 
 class Runtime(ThreadingHTTPServer):

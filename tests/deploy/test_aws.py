@@ -65,6 +65,9 @@ def test_a_stack_is_made_changed_and_rolled_back_alone(
     assert main([*made, "--set", "RequireTls=false"]) == 0, capsys.readouterr().err
     assert ssm.get_parameter(Name=f"/{stack}/TopicArn")["Parameter"]["Value"] in capsys.readouterr().out
     assert main(["backup", "--name", stack, "--set", "Retention=last 3"]) == 0, capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the way back: --set CodeKey=backup_lambda/0.zip" in told
+    assert "--set 'Retention=last 7" in told
     assert code_key(account, stack) == "backup_lambda/1.zip"
     (now,) = account.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
     said = {each["ParameterKey"]: each["ParameterValue"] for each in now["Parameters"]}
@@ -115,22 +118,29 @@ def migrations(account: boto3.session.Session, monkeypatch: pytest.MonkeyPatch) 
     return "tried-notes-api"
 
 
+@pytest.mark.parametrize("image", ["", "holdfast/notes_api:next"])
 def test_a_task_is_waited_for(
-    account: boto3.session.Session, migrations: str, capsys: pytest.CaptureFixture[str]
+    account: boto3.session.Session, migrations: str, image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The emulator runs no container; somebody stops what it pretends to run, which it says ended well."""
     ecs = account.client("ecs")
+    ran: list[str] = []
 
     def stop() -> None:
-        while not (arns := ecs.list_tasks(cluster="tried")["taskArns"]):
+        while not (arns := ecs.list_tasks(cluster="tried", desiredStatus="RUNNING")["taskArns"]):
             time.sleep(0.05)
+        (task,) = ecs.describe_tasks(cluster="tried", tasks=arns)["tasks"]
+        definition = ecs.describe_task_definition(taskDefinition=task["taskDefinitionArn"])["taskDefinition"]
+        ran.append(definition["containerDefinitions"][0]["image"])
         ecs.stop_task(cluster="tried", task=arns[0], reason="stopped by hand")
 
     stopping = Thread(target=stop)
     stopping.start()
-    assert main(["notes_api", "--name", migrations, "--network", "tried-place", "--run", "Migrations"]) == 0
+    of_image = ["--set", f"Image={image}"] if image else []
+    assert main(["notes_api", "--name", migrations, "--network", "tried-place", "--run", "Migrations", *of_image]) == 0
     stopping.join()
     assert capsys.readouterr().err == ""
+    assert ran == [image or "holdfast/notes_api"]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +171,7 @@ def test_a_task_that_a_stack_does_not_have_is_named(migrations: str, capsys: pyt
         (["storage", "--set", "CorsOrigins=@/no/such/file"], "/no/such/file cannot be read: No such file"),
         (["storage", "--set", "CorsOrigins=ssm:/no/such"], "ParameterNotFound"),
         (["storage", "--name", "no_stack"], "CloudFormation refused stack no_stack"),
+        (["notes_api", "--run", "Migrations", "--set", "Cpu=512"], "a task is told its Image alone"),
     ],
 )
 @pytest.mark.usefixtures("account")

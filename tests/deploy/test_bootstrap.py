@@ -11,30 +11,10 @@ import boto3
 import pytest
 
 from deploy import package
-from tests.deploy.runtime import linked, started
+from tests.deploy.runtime import LISTED, linked, started
 from tests.servers import Aws
 
 TOPIC = "arn:aws:sns:us-east-1:000000000000:nobody"
-LISTED = {
-    "resource": "/backups",
-    "path": "/backups",
-    "httpMethod": "GET",
-    "headers": {"host": "api"},
-    "multiValueHeaders": {"host": ["api"]},
-    "queryStringParameters": None,
-    "multiValueQueryStringParameters": None,
-    "pathParameters": None,
-    "requestContext": {
-        "resourcePath": "/backups",
-        "httpMethod": "GET",
-        "path": "/v1/backups",
-        "stage": "v1",
-        "requestId": "8476a536",
-        "identity": {"sourceIp": "127.0.0.1", "userArn": "arn:aws:iam::123456789012:user/ops"},
-    },
-    "body": None,
-    "isBase64Encoded": False,
-}
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,23 @@
 
 import json
 import socket
+import socketserver
+import ssl
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import httpx
 import pytest
 
 from deploy.local import nginx
+from deploy.local.postgres import UNPRIVILEGED_USER
 from deploy.local.process import Process
+from tests.deploy.test_login import certify
+from tests.servers import free_port, private_directory
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -31,8 +38,37 @@ class Echo(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
     def log_message(self, *_: object) -> None:
         """Be quiet."""
+
+
+class TwoAddresses(socketserver.BaseRequestHandler):
+    """A name server that knows two addresses of whatever it is asked for: nobody listens at the second. RFC 1035."""
+
+    def handle(self) -> None:
+        query, reply_by = self.request
+        question = query[12 : query.index(b"\0", 12) + 5]
+        is_a = question[-4:-2] == b"\0\1"
+        counts = struct.pack(">HHHH", 1, 2 if is_a else 0, 0, 0)
+        records = b"".join(
+            b"\xc0\x0c\0\1\0\1" + struct.pack(">IH", 5, 4) + socket.inet_aton(address)
+            for address in ("127.0.0.1", "127.0.0.2")
+        )
+        reply_by.sendto(query[:2] + b"\x81\x80" + counts + question + (records if is_a else b""), self.client_address)
+
+
+@contextmanager
+def name_server() -> Iterator[int]:
+    with socketserver.UDPServer(("127.0.0.1", 0), TwoAddresses) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
 
 
 @contextmanager
@@ -50,27 +86,30 @@ def echo(name: str) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def client() -> Iterator[httpx.Client]:
     """Of an NGINX whose scheduler is away."""
-    home = tmp_path_factory.mktemp("nginx") / "a folder with spaces"
-    home.mkdir()
     with ExitStack() as stack:
         notes = stack.enter_context(echo("notes_api"))
-        with echo("nobody") as away:
-            port = away
-        listen = free_port()
-        process = Process(nginx.program(home, listen, notes, port), home)
-        stack.callback(process.stop)
+        home = stack.enter_context(private_directory(owner=UNPRIVILEGED_USER)) / "a folder with spaces"
+        home.mkdir()
+        address = stack.enter_context(started(home, f"127.0.0.1:{notes}"))
+        yield stack.enter_context(httpx.Client(base_url=f"http://{address}"))
+        log = (home / "nginx.log").read_text()
+        assert '"path":"/v1/notes"' in log
+        assert '"path":"/v1/runs","status":503' in log, "the path that was asked for"
+        assert "secret words" not in log
+
+
+@contextmanager
+def started(home: Path, notes_api: str, **more: str) -> Iterator[str]:
+    """The address of an NGINX whose scheduler is away."""
+    listen = free_port()
+    process = Process(nginx.program(home, listen, notes_api, f"127.0.0.1:{free_port()}", **more), home)
+    try:
         process.wait_until_it_answers(20)
-        yield stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{listen}"))
-        assert '"path":"/v1/notes"' in process.log.read_text()
-        assert '"path":"/v1/runs","status":503' in process.log.read_text(), "the path that was asked for"
-        assert "secret words" not in process.log.read_text()
-
-
-def free_port() -> int:
-    with echo("nobody") as port:
-        return port
+        yield f"127.0.0.1:{listen}"
+    finally:
+        process.stop()
 
 
 def test_notes_go_to_notes_api(client: httpx.Client) -> None:
@@ -158,8 +197,64 @@ def test_what_is_too_large_or_wrong_is_a_problem(
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
+def test_there_is_a_page_that_leads_on_and_it_runs_no_script(client: httpx.Client) -> None:
+    page, style = client.get("/"), client.get("/static/style.css")
+    assert (page.status_code, page.headers["Content-Type"], "/docs" in page.text) == (200, "text/html", True)
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'self'")
+    assert (style.headers["Content-Type"], style.headers["Cache-Control"]) == ("text/css", "max-age=3600")
+    assert client.get("/static/none.css").json()["type"] == "/problems/not-found"
+    assert "by" in client.get("/static").json(), "everything else is asked of a service"
+
+
+@pytest.mark.parametrize(
+    ("path", "zipped"),
+    [("/openapi.json", True), ("/docs", True), ("/v1/notes:export", True), ("/v1/notes", False), ("/v1/runs", False)],
+)
+def test_what_nobody_changes_comes_zipped(client: httpx.Client, path: str, zipped: bool) -> None:
+    answer = client.get(path, headers={"Accept-Encoding": "gzip", "X-Long": "x" * 4000})
+    assert (answer.headers.get("Content-Encoding") == "gzip") is zipped
+
+
+def test_by_tls_where_there_is_a_certificate(tmp_path: Path) -> None:
+    certificate, key, authority = certify("127.0.0.1")
+    (tmp_path / "certificate.pem").write_text(certificate)
+    (tmp_path / "key.pem").write_text(key)
+    tls = free_port()
+    more = {
+        "NGINX_SCHEME": "https",
+        "NGINX_TLS_LISTEN": f"127.0.0.1:{tls}",
+        "NGINX_TLS_PORT": str(tls),
+        "NGINX_CERTIFICATES": str(tmp_path),
+    }
+    trusting = ssl.create_default_context(cadata=authority)
+    with echo("notes_api") as notes, started(tmp_path, f"127.0.0.1:{notes}", **more) as plain:
+        with httpx.Client(base_url=f"https://127.0.0.1:{tls}", verify=trusting) as client:
+            answer = client.get("/v1/notes")
+            assert answer.json()["headers"]["x-forwarded-proto"] == "https"
+            assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+        moved = httpx.get(f"http://{plain}/v1/notes?limit=1")
+        assert (moved.status_code, moved.headers["Location"]) == (308, f"https://127.0.0.1:{tls}/v1/notes?limit=1")
+        assert httpx.get(f"http://{plain}/livez").status_code == 200, "whoever watches it asks from the machine itself"
+        new = ssl.create_default_context(cadata=authority)
+        new.set_alpn_protocols(["h2", "http/1.1"])
+        with new.wrap_socket(socket.create_connection(("127.0.0.1", tls)), server_hostname="127.0.0.1") as connection:
+            assert connection.selected_alpn_protocol() == "h2"
+
+
+def test_of_two_servers_the_one_that_answers_is_asked(tmp_path: Path) -> None:
+    """Also for what must not be done twice: it was not sent to the one that could not be reached."""
+    with ExitStack() as leaving:
+        names, notes = leaving.enter_context(name_server()), leaving.enter_context(echo("notes_api"))
+        resolver = {"NGINX_RESOLVER": f"127.0.0.1:{names} ipv6=off valid=1s"}
+        address = leaving.enter_context(started(tmp_path, f"notes-api.test:{notes}", **resolver))
+        client = leaving.enter_context(httpx.Client(base_url=f"http://{address}"))
+        for _ in range(10):
+            assert client.get("/v1/notes").json()["by"] == "notes_api"
+            assert client.post("/v1/notes", json={}).json()["by"] == "notes_api"
+
+
 def test_a_flood_from_one_address_is_slowed_down(client: httpx.Client) -> None:
-    """100 a second after a burst of 200: of 600 sent down one connection at once, some must wait."""
+    """The last one here. 100 a second after a burst of 200: of 600 sent down one connection at once, some must wait."""
     port = client.base_url.port or 0
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(b"GET /v1/runs HTTP/1.1\r\nHost: a\r\n\r\n" * 600)

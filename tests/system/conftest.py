@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from deploy.local import home as homes
 from tests.system.stack import Stack
 
-PORTS = 7  # of a stack, in a row
+PORTS = 8  # of a stack, in a row
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +27,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def new_stack(tmp_path: Path) -> Iterator[Callable[[], Stack]]:
     """Makes stacks that have not been started; each is stopped and removed after the test."""
     with ExitStack() as leaving:
-        yield lambda: _new_stack(tmp_path, leaving)
+        numbers = count()
+        yield lambda: _new_stack(tmp_path / f"stack-{next(numbers)}", leaving)
 
 
 def _new_stack(folder: Path, leaving: ExitStack) -> Stack:
+    folder.mkdir(exist_ok=True)
     stack = Stack(folder / "home", _free_ports())
     leaving.callback(homes.remove, stack.home)
     leaving.callback(lambda: stack.process and stack.down())

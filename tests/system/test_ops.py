@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.system.stack import ROOT, UNDER_WAY, Stack, eventually
+from tests.system.stack import LOCAL_PYTHON, ROOT, UNDER_WAY, Stack, eventually
 
 WAIT = {"Prefer": "wait=25"}
 
@@ -169,3 +170,17 @@ def verify(stack: Stack) -> str:
     )
     assert done.returncode == (2 if done.stdout else 0), done.stderr
     return done.stdout
+
+
+def test_a_deployed_stack_is_tried_by_one_command(stack: Stack) -> None:
+    """As in an account: with the parameters that the stack has published."""
+    access_key, secret_key = stack.root_keys()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    env = clean | stack.env | {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}
+    env["AWS_DEFAULT_REGION"] = env["AWS_REGION"]
+    command = [str(LOCAL_PYTHON), "-m", "deploy.smoke"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "is proven" in done.stdout
+    done = subprocess.run([*command, "no-such"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, "ParameterNotFound" in done.stderr) == (1, True)
