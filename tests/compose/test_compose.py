@@ -130,10 +130,19 @@ def test_two_of_a_service_share_the_work(host: Host, notes: httpx.Client) -> Non
     """And while one of them is gone, the other is asked."""
     note = made(notes)
     host.compose("up", "--detach", "--wait", "--no-recreate", "--scale", "notes_api=2", "notes_api")
+
+    def seen() -> bool:
+        assert notes.get(note).status_code == 200
+        lines = [
+            json.loads(line) for line in host.compose("logs", "--no-log-prefix", "--tail", "40", "nginx").splitlines()
+        ]
+        return len({line["upstream"] for line in lines if line["path"] == f"/v1/{note}"}) == 2
+
+    eventually(seen)  # NGINX looks for servers every five seconds
     first, _ = host.compose("ps", "--quiet", "notes_api").split()
     subprocess.run(["docker", "kill", first], check=True, capture_output=True)
     answers = [notes.get(note).status_code for _ in range(20)] + [
-        notes.post("notes", json={}).status_code for _ in range(20)
+        notes.post("notes", json={"title": "more"}).status_code for _ in range(20)
     ]
     assert answers == [200] * 20 + [201] * 20
     host.compose("up", "--detach", "--wait", "--scale", "notes_api=1", "notes_api")
