@@ -25,9 +25,14 @@ class NotWell(Exception):
     """The stack did not do what it is for; the message says what."""
 
 
-def smoke(session: Any, stack: str, say: Callable[[str], object]) -> None:
-    """Raises NotWell, and what boto3 and httpx raise."""
-    url = session.client("ssm").get_parameter(Name=f"/{stack}/ApiUrl")["Parameter"]["Value"]
+def url_of(session: Any, stack: str) -> str:
+    """As the stack has published it."""
+    found: str = session.client("ssm").get_parameter(Name=f"/{stack}/ApiUrl")["Parameter"]["Value"]
+    return found
+
+
+def smoke(session: Any, url: str, say: Callable[[str], object]) -> None:
+    """`url` is the gateway's, with its stage. Raises NotWell, and what boto3 and httpx raise."""
     signer = SigV4Auth(session.get_credentials().get_frozen_credentials(), "execute-api", session.region_name)
     with httpx.Client(timeout=30) as http:
 
@@ -63,8 +68,11 @@ def smoke(session: Any, stack: str, say: Callable[[str], object]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.smoke", description=__doc__.partition("\n")[0])
     parser.add_argument("stack", nargs="?", default="holdfast-backup", help="its name in the account")
+    parser.add_argument("--url", help="of its gateway, where that is not the one that the stack has published")
+    given = parser.parse_args(arguments)
     try:
-        smoke(boto3.session.Session(), parser.parse_args(arguments).stack, print)
+        session = boto3.session.Session()
+        smoke(session, given.url or url_of(session, given.stack), print)
     except (NotWell, BotoCoreError, ClientError, httpx.HTTPError) as error:
         print(error, file=sys.stderr)
         return 1
