@@ -32,6 +32,7 @@ STACKS = sorted(file.stem for file in TEMPLATES.glob("*.json"))
 AUTHORITIES = "https://truststore.pki.rds.amazonaws.com/{region}/{region}-bundle.pem"
 AUTHORITY = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\s*", re.DOTALL)
 WITHIN_SECONDS = 3600  # a database takes a quarter of an hour
+MACHINE_IMAGE = "ssm:/aws/service/canonical/ubuntu/server/24.04/stable/current/arm64/hvm/ebs-gp3/ami-id"
 HELP = "a parameter; the value ssm:/STACK/NAME is what that stack has published, and @FILE what is in a file"
 # What containers on a host need beside their images.
 BUNDLED = ("compose.yaml", "deploy/nginx")
@@ -78,7 +79,14 @@ class Account:
         url = self._put(f"templates/{hashlib.sha256(template).hexdigest()[:16]}/{stack}.json", template)
         kept = before.keys() & known.keys() - values.keys()
         outputs = deploy(
-            self.cloudformation, name, url, values, kept=kept, within_seconds=WITHIN_SECONDS, protected=True
+            self.cloudformation,
+            name,
+            url,
+            values,
+            kept=kept,
+            retained=self._left_by_a_former(name),
+            within_seconds=WITHIN_SECONDS,
+            protected=True,
         )
         return outputs, {key: value for key, value in before.items() if values.get(key, value) != value}
 
@@ -131,14 +139,22 @@ class Account:
             built = package.build("lambda", Path(sys.executable))
             self._put(built.key, built.path.read_bytes())
             return {"CodeBucket": self.bucket, "CodeKey": built.key}
-        if stack == "host" and "Bundle" not in given:
+        if stack == "host":
             content = bundle()
             key = f"host/{hashlib.sha256(content).hexdigest()[:16]}.tar.gz"
             self._put(key, content)
-            return {"CodeBucket": self.bucket, "Bundle": key}
+            # Once: another one means another machine.
+            image = {} if {"ImageId"} & (given.keys() | before.keys()) else {"ImageId": self._resolved(MACHINE_IMAGE)}
+            return {"CodeBucket": self.bucket, "Bundle": key, **image}
         if stack == "data" and "AuthorityPem" not in given and "AuthorityPem" not in before:
             return {"AuthorityPem": authority(self.region)}
         return {}
+
+    def _left_by_a_former(self, name: str) -> dict[str, str]:
+        """The bucket of a stack that was deleted, or never came to be, for a new one of the same name to take over."""
+        bucket = f"{name}-{self.account_id}-{self.region}"
+        there = {each["Name"] for each in self.s3.list_buckets()["Buckets"]}
+        return {"Bucket": bucket} if bucket in there else {}
 
     def _resolved(self, value: str) -> str:
         """`ssm:/stack/Name` is what that stack has published."""
@@ -240,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{key}\t{value.strip()}")
     if former:
         back = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in sorted(former.items()))
-        print(f"the way back: {back}", file=sys.stderr)
+        print(f"the way back: python -m deploy.aws {wanted.stack} {back}", file=sys.stderr)
     return 0
 
 

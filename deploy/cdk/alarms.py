@@ -20,6 +20,7 @@ def add(
     gateway: apigateway.RestApi,
     worker: lambda_.Function,
     api: lambda_.Function,
+    keeper: lambda_.Function,
     nearly_over: float,
 ) -> None:
     """`nearly_over` is how many milliseconds of the worker are too many."""
@@ -40,11 +41,11 @@ def add(
 
     dead = dead_letters.metric_approximate_number_of_messages_visible(period=MINUTE, statistic="Maximum")
     alarm("DeadLettersAlarm", dead, "An event that the worker failed on lies in the dead-letter queue")
-    alarm("WorkerErrorsAlarm", worker.metric_errors(period=MINUTE), "The worker function failed")
     duration = worker.metric_duration(period=MINUTE, statistic="Maximum")
     alarm("WorkerDurationAlarm", duration, "A backup took over 80 % of the worker's time limit", nearly_over)
     errors = gateway.deployment_stage.metric_server_error(period=MINUTE, statistic="Sum")
     alarm("GatewayErrorsAlarm", errors, "The API answered with a 5xx")
-    for function, name in ((api, "Api"), (worker, "Worker")):
+    for function, name in ((api, "Api"), (worker, "Worker"), (keeper, "Keeper")):
+        alarm(f"{name}ErrorsAlarm", function.metric_errors(period=MINUTE), f"The {name.lower()} function failed")
         throttles = function.metric_throttles(period=MINUTE)
         alarm(f"{name}ThrottlesAlarm", throttles, f"The {name.lower()} function was throttled")

@@ -68,7 +68,7 @@ WORKER_TIMEOUT = Duration.minutes(15)  # Lambda's longest
 API_TIMEOUT = Duration.seconds(28)  # `Prefer: wait=25` must fit in, and the gateway gives up after 29 s
 KEEPER_TIMEOUT = Duration.seconds(25)  # the API waits for its answer
 UNDELETED_FOR = Duration.days(7)  # in which what retention deleted can be had back by removing its delete marker
-KEEP_LOGS = logs.RetentionDays.THREE_MONTHS
+KEEP_LOGS, KEEP_LOGS_DAYS = logs.RetentionDays.THREE_MONTHS, 90
 ACCESS_LOG = {
     "requestId": "$context.requestId",
     "time": "$context.requestTime",
@@ -103,6 +103,7 @@ class BackupStack(Stack):
             gateway=self.gateway,
             worker=self.worker,
             api=self.api,
+            keeper=self.keeper,
             nearly_over=0.8 * WORKER_TIMEOUT.to_milliseconds(),
         )
         self._outputs(methods)
@@ -311,6 +312,15 @@ class BackupStack(Stack):
                 access_log_destination=apigateway.LogGroupLogDestination(self._log_group("AccessLog")),
                 access_log_format=apigateway.AccessLogFormat.custom(json.dumps(ACCESS_LOG)),
             ),
+        )
+        self.gateway.deployment_stage.node.add_dependency(
+            # The gateway would make it without an end.
+            logs.CfnLogGroup(
+                self,
+                "ExecutionLog",
+                log_group_name=f"API-Gateway-Execution-Logs_{self.gateway.rest_api_id}/{STAGE}",
+                retention_in_days=KEEP_LOGS_DAYS,
+            )
         )
         self.gateway.node.try_remove_child("Endpoint")  # an output that CDK makes; ours is ApiUrl
         # Lambda takes 20 KB of such permissions, and CloudFormation 51,200 bytes of everything: one for all methods.

@@ -69,9 +69,14 @@ class DataStack(Stack):
         settings = rds.CfnDBParameterGroup(
             self,
             "DatabaseSettings",
-            description="TLS is a must; statements of a second or more are logged",
+            description="TLS is a must; statements of a second or more are logged, for a week",
             family=f"postgres{POSTGRESQL}",
-            parameters={"rds.force_ssl": "1", "log_min_duration_statement": "1000", "log_lock_waits": "1"},
+            parameters={
+                "rds.force_ssl": "1",
+                "log_min_duration_statement": "1000",
+                "log_lock_waits": "1",
+                "rds.log_retention_period": "10080",
+            },
         )
         monitoring = iam.CfnRole(
             self,
@@ -93,7 +98,6 @@ class DataStack(Stack):
             "enable_iam_database_authentication": True,
             "master_username": MASTER,
             "manage_master_user_password": True,
-            "enable_cloudwatch_logs_exports": ["postgresql", "upgrade"],
             "monitoring_interval": 60,
             "monitoring_role_arn": monitoring.attr_arn,
         }
@@ -149,6 +153,7 @@ class DataStack(Stack):
             auth_token=_string_of(token),
         )
         place = f"{group.attr_primary_end_point_address}:{group.attr_primary_end_point_port}/0"
+        publish(self, {"CacheId": group.ref, "CacheTokenSecretArn": token.ref})
         url = secretsmanager.CfnSecret(
             self,
             "RedisUrl",
@@ -248,7 +253,7 @@ class DataStack(Stack):
                 image_scanning_configuration={"scanOnPush": True},
                 lifecycle_policy={"lifecyclePolicyText": KEEP_IMAGES},
             )
-            repository.cfn_options.deletion_policy = CfnDeletionPolicy.RETAIN
+            repository.cfn_options.deletion_policy = CfnDeletionPolicy.RETAIN_EXCEPT_ON_CREATE
             repository.cfn_options.update_replace_policy = CfnDeletionPolicy.RETAIN
 
     def _allocate_logical_id(self, element: CfnElement) -> str:

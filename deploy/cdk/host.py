@@ -23,11 +23,14 @@ AGENT = """{"agent": {"metrics_collection_interval": 60},
   "metrics_collected": {"disk": {"resources": ["/"], "measurement": ["used_percent"], "drop_device": true},
                         "mem": {"measurement": ["used_percent"]}}},
  "logs": {"logs_collected": {"files": {"collect_list": [
-   {"file_path": "/var/lib/docker/containers/*/*.log", "log_group_name": "${Log}", "log_stream_name": "containers"},
+   {"file_path": "/var/lib/docker/containers/*/*.log", "log_group_name": "${Log}", "log_stream_name": "containers",
+    "publish_multi_logs": true},
    {"file_path": "/var/log/cloud-init-output.log", "log_group_name": "${Log}", "log_stream_name": "start"}]}}}}"""
 START = """#!/bin/bash
 set -euxo pipefail
 export DEBIAN_FRONTEND=noninteractive
+# It starts before it has its public address, and reaches nobody until then.
+until curl --silent --max-time 3 --output /dev/null https://sts.${AWS::Region}.${AWS::URLSuffix}; do sleep 2; done
 apt-get update
 apt-get install -y docker.io docker-compose-v2 amazon-ecr-credential-helper unattended-upgrades
 snap install aws-cli --classic
@@ -46,6 +49,7 @@ cat > .env <<'ENV'
 COMPOSE_PROFILES=aws
 HOLDFAST_REGISTRY=${AWS::AccountId}.dkr.ecr.${AWS::Region}.amazonaws.com/holdfast
 HOLDFAST_VERSION=${Version}
+HOLDFAST_PULL_POLICY=missing
 HOLDFAST_STACKS=${DataStack},${StorageStack},${BackupStack}
 HOLDFAST_ADDRESS=0.0.0.0
 HOLDFAST_PORT=80
@@ -67,7 +71,18 @@ TimeoutStartSec=600
 [Install]
 WantedBy=multi-user.target
 UNIT
-systemctl enable --now holdfast
+cat > /usr/local/bin/holdfast-answers <<'SH'
+#!/bin/sh -e
+test "$(docker ps --quiet --filter health=healthy | wc -l)" -ge 4
+curl --fail --silent --max-time 5 --output /dev/null http://127.0.0.1/livez
+aws cloudwatch put-metric-data --region ${AWS::Region} --namespace Holdfast \\
+  --metric-name ${AWS::StackName}-answers --value 1
+SH
+chmod +x /usr/local/bin/holdfast-answers
+cd /etc/systemd/system
+printf '[Service]\\nType=oneshot\\nExecStart=/usr/local/bin/holdfast-answers\\n' > holdfast-answers.service
+printf '[Timer]\\nOnCalendar=minutely\\n[Install]\\nWantedBy=timers.target\\n' > holdfast-answers.timer
+systemctl enable --now holdfast holdfast-answers.timer
 """.replace("AGENT", AGENT)
 
 

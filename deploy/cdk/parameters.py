@@ -140,6 +140,7 @@ class ServiceParameters(_Parameters):
         self.at_least = self._number(
             "AtLeast", "So many containers run in any case; 0 before the first migrations", default="2"
         )
+        self.none_yet = self._is("NoneYet", self.at_least, "0")
         self.at_most = self._number("AtMost", "And so many when there is much to do", default="6")
 
     def http_targets(self) -> str:
@@ -154,12 +155,7 @@ class HostParameters(_Parameters):
         self.network, self.data = self.stack("Network"), self.stack("Data")
         self.storage, self.backup = self.stack("Storage"), self.stack("Backup")
         self.instance_type = self._text("InstanceType", "One for arm64", default="t4g.small")
-        self.image = self._text(
-            "ImageId",
-            "Machine image: the newest Ubuntu 24.04 for arm64, unless another is named",
-            type="AWS::SSM::Parameter::Value<AWS::EC2::Image::Id>",
-            default="/aws/service/canonical/ubuntu/server/24.04/stable/current/arm64/hvm/ebs-gp3/ami-id",
-        )
+        self.image = self._text("ImageId", "Machine image of Ubuntu 24.04 for arm64", type="AWS::EC2::Image::Id")
         self.code_bucket = self._text("CodeBucket", "Bucket with what compose.yaml needs on the host", min_length=3)
         self.bundle = self._text("Bundle", "Its key there", allowed_pattern=r"host/.+\.tar\.gz")
         self.version = self._text("Version", "Tag of the images of all services, at first", min_length=1)
@@ -172,6 +168,10 @@ class WatchParameters(_Parameters):
         self.cluster, self.host = self.stack("Cluster"), self.stack("Host")
         self.notes_api = self._text("NotesApiStack", "Name of the stack of the notes API", default="holdfast-notes-api")
         self.scheduler = self.stack("Scheduler")
+        self.host_instance = self._text(
+            "HostInstance", "Id of the host's machine; published: what its stack said at first", default="published"
+        )
+        self.host_named = self._is_not("HostNamed", self.host_instance, "published")
         where = self._text(
             "Services", "Where the services run", allowed_values=["host", "ecs", "elsewhere"], default="host"
         )

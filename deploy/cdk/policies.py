@@ -29,8 +29,13 @@ def document(*statements: Any) -> dict[str, Any]:
 
 
 def assumed_by(service: str) -> dict[str, Any]:
-    """Who may take a role on: a service of AWS, for us and not for another account."""
+    """Who may take a role on: a service of AWS, for us and not for another account.
+
+    A machine is given its role by a profile, which is of its own account; EC2 is not known to say for whom it asks.
+    """
     trusted = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
+    if service == "ec2.amazonaws.com":
+        return document(trusted)
     return document({**trusted, "Condition": {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}}})
 
 

@@ -2,8 +2,8 @@
 
 from constructs import Construct
 
+from deploy.cdk.containers import Program, ServiceStack
 from deploy.cdk.parameters import published
-from deploy.cdk.service import Program, ServiceStack
 
 ANY_ADDRESS = {"FORWARDED_ALLOW_IPS": "*"}  # only the balancer can reach it
 

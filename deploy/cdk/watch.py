@@ -101,12 +101,26 @@ class WatchStack(Stack):
         )
 
     def _of_the_host(self) -> None:
-        instance, when = {"InstanceId": published(self.parameters.host, "InstanceId")}, self.parameters.on_host
+        # CloudFormation asks for what is published only when something else changed as well.
+        machine = one_of(
+            self.parameters.host_named, self.parameters.host_instance, published(self.parameters.host, "InstanceId")
+        )
+        instance, when = {"InstanceId": machine}, self.parameters.on_host
         status = {"namespace": "AWS/EC2", "metric_name": "StatusCheckFailed", "statistic": "Maximum"}
         self._alarm(
             "HostAlarm", "The host does not answer", status | {"dimensions": instance}, "GreaterThanThreshold", 0,
             when=when, missing="breaching",
         )  # fmt: skip
+        answers = {"namespace": "Holdfast", "metric_name": f"{self.parameters.host}-answers", "statistic": "Sum"}
+        self._alarm(
+            "HostAnswersAlarm",
+            "A container on the host is not well, or NGINX does not answer",
+            answers,
+            "LessThanThreshold",
+            1,
+            when=when,
+            missing="breaching",
+        )
         for name, metric in (("Disk", "disk_used_percent"), ("Memory", "mem_used_percent")):
             used = {"namespace": "Holdfast", "metric_name": metric, "dimensions": instance, "statistic": "Maximum"}
             self._alarm(

@@ -546,5 +546,5 @@ def test_each_alarm_is_announced_on_the_topic() -> None:
 
 
 def test_logs_are_kept_for_a_set_time() -> None:
-    assert [each["Properties"]["RetentionInDays"] for each in of_type("AWS::Logs::LogGroup")] == [90] * 5
+    assert [each["Properties"]["RetentionInDays"] for each in of_type("AWS::Logs::LogGroup")] == [90] * 6
     assert properties("GatewayDeploymentStage")["AccessLogSetting"]["DestinationArn"]

@@ -67,7 +67,9 @@ def private(aws: Aws) -> Deployed:
     account, ssm = Account(aws), Account(aws).client("ssm")
     for stack, names in PUBLISHED.items():
         for name in names:
-            ssm.put_parameter(Name=f"/{stack}/{name}", Value=f"{name.lower()}-of-{stack}", Type="String")
+            ssm.put_parameter(
+                Name=f"/{stack}/{name}", Value=f"{name.lower()}-of-{stack}", Type="String", Overwrite=True
+            )
     more = {
         "SigningKeyArn": account.secret("probe-signing-key"),
         "DatabaseSecretArn": "",

@@ -66,7 +66,7 @@ def test_a_stack_is_made_changed_and_rolled_back_alone(
     assert ssm.get_parameter(Name=f"/{stack}/TopicArn")["Parameter"]["Value"] in capsys.readouterr().out
     assert main(["backup", "--name", stack, "--set", "Retention=last 3"]) == 0, capsys.readouterr().err
     told = capsys.readouterr().err
-    assert "the way back: --set CodeKey=backup_lambda/0.zip" in told
+    assert "the way back: python -m deploy.aws backup --set CodeKey=backup_lambda/0.zip" in told
     assert "--set 'Retention=last 7" in told
     assert code_key(account, stack) == "backup_lambda/1.zip"
     (now,) = account.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
@@ -77,6 +77,12 @@ def test_a_stack_is_made_changed_and_rolled_back_alone(
     assert main(["backup", "--name", stack, "--set", "CodeKey=backup_lambda/0.zip"]) == 0
     assert (code_key(account, stack), len(built)) == ("backup_lambda/0.zip", 2)
     assert main(["backup", "--name", stack, "--set", "CodeKey=backup_lambda/0.zip"]) == 0, "again changes nothing"
+
+    cloudformation = account.client("cloudformation")
+    cloudformation.update_termination_protection(StackName=stack, EnableTerminationProtection=False)
+    cloudformation.delete_stack(StackName=stack)
+    cloudformation.get_waiter("stack_delete_complete").wait(StackName=stack, WaiterConfig={"Delay": 1})
+    assert main([*made, "--set", "RequireTls=false"]) == 0, "a new one takes over the bucket that the former one left"
 
 
 def test_each_stack_that_the_emulator_has_servers_for_is_deployed_from_its_template(

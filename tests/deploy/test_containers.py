@@ -67,6 +67,15 @@ def test_an_image_holds_all_modules_of_its_service(name: str) -> None:
     assert (nothing, {each for each in taken if not each.startswith("!requirements")}) == ("*", needed)
 
 
+@pytest.mark.parametrize("name", ["notes_api", "scheduler", "backup_lambda"])
+def test_what_is_mounted_on_ecs_can_be_written_as_in_the_image(name: str) -> None:
+    """Without VOLUME, a volume of ECS belongs to root."""
+    assert "\nVOLUME /tmp\n" in (ROOT / "services" / name / "Dockerfile").read_text()
+    for stack in ("backup", "notes_api", "scheduler"):
+        template = (ROOT / "deploy" / "cdk" / "templates" / f"{stack}.json").read_text()
+        assert set(re.findall(r'"ContainerPath": "([^"]+)"', template)) == {"/tmp"}
+
+
 def test_only_the_host_itself_reaches_it_unless_asked_for() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert len(ports) == 4

@@ -30,9 +30,12 @@ def test_a_command_line_runs_in_the_environment_of_the_api() -> None:
         ({}, "HOLDFAST_DATABASE_URL: Field required"),
         (
             {"HOLDFAST_DATABASE_URL": URL, "HOLDFAST_DATABASE": "x"},
-            "unknown setting HOLDFAST_DATABASE; known: HOLDFAST_DATABASE_URL",
+            "unknown setting HOLDFAST_DATABASE; known: HOLDFAST_DATABASE_URL, HOLDFAST_DATABASE_CA",
         ),
-        ({"HOLDFAST_database_url": URL}, "unknown setting HOLDFAST_database_url; known: HOLDFAST_DATABASE_URL"),
+        (
+            {"HOLDFAST_database_url": URL},
+            "unknown setting HOLDFAST_database_url; known: HOLDFAST_DATABASE_URL, HOLDFAST_DATABASE_CA",
+        ),
     ],
 )
 def test_what_is_unknown_or_missing_is_named(env: dict[str, str], complaint: str) -> None:

@@ -17,7 +17,7 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from deploy.cdk import policies
-from deploy.cdk.parameters import ZONES, ServiceParameters, publish, published, short_name
+from deploy.cdk.parameters import ZONES, ServiceParameters, one_of, publish, published, short_name
 from deploy.cdk.stacks import by_cloudformation_alone
 
 PORT = 8000
@@ -62,14 +62,15 @@ class ServiceStack(Stack):
 
     def service(self, program: Program, paths: Sequence[str] = (), priority: int = 0) -> None:
         """As many containers as its load needs. With `paths` the balancer sends it the requests to them."""
-        target = self._behind_the_balancer(program, paths, priority) if paths else None
+        target, rules = self._behind_the_balancer(program, paths, priority) if paths else (None, [])
         made = ecs.CfnService(
             self,
             f"{program.name}Service",
             cluster=self.cluster,
             task_definition=self._definition(program).ref,
             launch_type="FARGATE",
-            desired_count=Token.as_number(self.parameters.at_least),
+            # Afterwards it is autoscaling that says how many: a deployment leaves them as they are.
+            desired_count=Token.as_number(one_of(self.parameters.none_yet, 0, Aws.NO_VALUE)),
             availability_zone_rebalancing="ENABLED",
             deployment_configuration={
                 "deploymentCircuitBreaker": {"enable": True, "rollback": True},
@@ -88,6 +89,8 @@ class ServiceStack(Stack):
                 }
             },
         )
+        for rule in rules:  # ECS takes a target group only once a balancer has it
+            made.add_resource_dependency(rule)
         self._scaled(program, made)
         publish(self, {f"{program.name}ServiceName": made.attr_name})
 
@@ -144,7 +147,9 @@ class ServiceStack(Stack):
             managed_policy_arns=list(managed) or None,
         )
 
-    def _behind_the_balancer(self, program: Program, paths: Sequence[str], priority: int) -> elb.CfnTargetGroup:
+    def _behind_the_balancer(
+        self, program: Program, paths: Sequence[str], priority: int
+    ) -> tuple[elb.CfnTargetGroup, list[elb.CfnListenerRule]]:
         target = elb.CfnTargetGroup(
             self,
             f"{program.name}Targets",
@@ -162,7 +167,7 @@ class ServiceStack(Stack):
                 {"key": "load_balancing.algorithm.type", "value": "least_outstanding_requests"},
             ],
         )
-        for number, few in enumerate(paths[start : start + 5] for start in range(0, len(paths), 5)):  # ELB takes five
+        rules = [
             elb.CfnListenerRule(
                 self,
                 f"{program.name}Rule{number or ''}",
@@ -171,8 +176,12 @@ class ServiceStack(Stack):
                 conditions=[{"field": "path-pattern", "pathPatternConfig": {"values": list(few)}}],
                 actions=[{"type": "forward", "targetGroupArn": target.ref}],
             )
+            for number, few in enumerate(
+                paths[start : start + 5] for start in range(0, len(paths), 5)
+            )  # ELB takes five
+        ]
         publish(self, {f"{program.name}TargetsName": target.attr_target_group_full_name})
-        return target
+        return target, rules
 
     def _scaled(self, program: Program, service: ecs.CfnService) -> None:
         scaled = autoscaling.CfnScalableTarget(
