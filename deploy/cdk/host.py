@@ -43,7 +43,7 @@ JSON
   -c file:/opt/aws/amazon-cloudwatch-agent/etc/holdfast.json
 mkdir -p /root/.docker /opt/holdfast
 echo '{"credsStore": "ecr-login"}' > /root/.docker/config.json
-aws s3 cp "s3://${CodeBucket}/${Bundle}" - | tar xz -C /opt/holdfast
+/snap/bin/aws s3 cp "s3://${CodeBucket}/${Bundle}" - | tar xz -C /opt/holdfast
 cd /opt/holdfast
 cat > .env <<'ENV'
 COMPOSE_PROFILES=aws
@@ -75,7 +75,7 @@ cat > /usr/local/bin/holdfast-answers <<'SH'
 #!/bin/sh -e
 test "$(docker ps --quiet --filter health=healthy | wc -l)" -ge 4
 curl --fail --silent --max-time 5 --output /dev/null http://127.0.0.1/livez
-aws cloudwatch put-metric-data --region ${AWS::Region} --namespace Holdfast \\
+/snap/bin/aws cloudwatch put-metric-data --region ${AWS::Region} --namespace Holdfast \\
   --metric-name ${AWS::StackName}-answers --value 1
 SH
 chmod +x /usr/local/bin/holdfast-answers
