@@ -92,17 +92,17 @@ help: ## list the commands
 # The same interpreter for tests of all services, and one with CDK, which brings its own Node.
 TESTED := dev local emulator notes_api scheduler backup_lambda cdk tools spectral
 
-PARTS := test-backups test-system test-rest test-faults test-notes test-template
+PARTS := test-backups test-rest test-system test-faults test-notes test-template
 
 .PHONY: test
-test: $(TESTED:%=$(VENV)/%/.done) ## all the tests but Docker's, four parts at a time: they mostly wait for servers
-	@$(MAKE) --no-print-directory --jobs=4 --keep-going --output-sync=target $(PARTS)
+test: $(TESTED:%=$(VENV)/%/.done) ## all the tests but Docker's, three parts at a time: they mostly wait for servers
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target $(PARTS)
 
 # Backups have no SQLAlchemy, hence no greenlets, and to look for these at every call doubles what coverage costs.
 .PHONY: coverage
 coverage: $(TESTED:%=$(VENV)/%/.done) ## the same, with the lines and branches of the services that no test reaches; twice as long
 	@rm -f .coverage .coverage.*
-	@$(MAKE) --no-print-directory --jobs=4 --keep-going --output-sync=target $(PARTS) \
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target $(PARTS) \
 		PYTEST='$(VENV)/dev/bin/python -m coverage run -m pytest' \
 		PYTEST_BACKUPS='$(VENV)/dev/bin/python -m coverage run --concurrency=thread -m pytest'
 	@$(VENV)/dev/bin/python -m coverage combine --quiet
