@@ -225,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure_alone(what: str, module: str, *sizes: int) -> None:
     command = [sys.executable, "-m", f"tests.bench.{module}", *map(str, sizes)]
-    done = subprocess.run(command, check=False, cwd=ROOT, env=_environment(), stdin=subprocess.DEVNULL)
+    environment = None if what == COLD else _environment()  # a package may have to be fetched from somewhere
+    done = subprocess.run(command, check=False, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL)
     if done.returncode:
         sys.exit(f"{what} failed")
 
