@@ -52,7 +52,7 @@ def token(database_url: str) -> str:
 
 def tool(*command: str | Path, where: Path, **env: str) -> None:
     done = subprocess.run(
-        command, check=False, cwd=where, env=ENVIRONMENT | env, capture_output=True, text=True, timeout=110
+        command, check=False, cwd=where, env=ENVIRONMENT | env, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stdout[-30_000:] + done.stderr[-4000:]
 
