@@ -54,7 +54,7 @@ class Account:
     def __init__(self, session: Any) -> None:
         self.region = session.region_name
         if not self.region:
-            raise Misused("there is no Region: set AWS_REGION, or choose a profile that has one")
+            raise Misused("there is no Region: set AWS_DEFAULT_REGION, or choose a profile that has one")
         self.s3, self.ssm, self.ecs, self.cloudformation = (
             session.client(name) for name in ("s3", "ssm", "ecs", "cloudformation")
         )

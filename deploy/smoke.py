@@ -72,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         session = boto3.session.Session()
+        if session.get_credentials() is None or session.region_name is None:
+            raise NotWell(
+                "there are no AWS credentials or no Region: set AWS_PROFILE, or AWS_DEFAULT_REGION beside the keys"
+            )
         smoke(session, given.url or url_of(session, given.stack), print)
     except (NotWell, BotoCoreError, ClientError, httpx.HTTPError) as error:
         print(error, file=sys.stderr)

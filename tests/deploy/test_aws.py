@@ -193,7 +193,7 @@ def test_without_a_region_it_says_what_to_set(
 ) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     assert main(["storage"]) == 1
-    assert "set AWS_REGION" in capsys.readouterr().err
+    assert "set AWS_DEFAULT_REGION" in capsys.readouterr().err
 
 
 def test_the_bundle_of_the_host_is_reproducible_and_has_what_compose_reads() -> None:

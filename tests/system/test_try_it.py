@@ -151,10 +151,20 @@ def test_the_table_of_parameters_is_whole() -> None:
     assert sorted(setting for _, setting, _ in named if setting) == sorted(
         f"{PREFIX}{name.upper()}" for name in WorkerSettings.model_fields
     )
-    for name, setting, _ in named:
-        assert not (name and setting) or f'"Ref": "{name}"' in json.dumps(VARIABLES[setting]) or name == "WorkerImage"
-    given = {value["Ref"] for value in VARIABLES.values() if value.get("Ref") in PARAMETERS}
-    assert given <= {name for name, setting, _ in named if setting}
+    assert {setting: {name} for name, setting, _ in named if setting and name} == {
+        setting: found for setting, value in VARIABLES.items() if (found := said_by(value))
+    }
+
+
+def said_by(value: Any) -> set[str]:
+    """The parameters, other than names of stacks, that a variable is made of, or at least depends on."""
+
+    def found(within: Any) -> set[str]:
+        names = {name for name in re.findall(r'"Ref": "(\w+)"', json.dumps(within)) if name in PARAMETERS}
+        return names - {"NetworkStack", "DataStack"}
+
+    condition = TEMPLATE["Conditions"].get(value["Fn::If"][0]) if "Fn::If" in value else None
+    return found(value) or found(condition)
 
 
 def by_itself(value: Any) -> str:
