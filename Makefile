@@ -43,7 +43,7 @@ $(UV): deploy/uv.txt
 $(VENV)/%/.done: $(UV)
 	@echo 'installing into $(VENV)/$*'
 	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)/$*
-	@$(UV) pip sync --quiet --python $(VENV)/$*/bin/python --require-hashes $(filter %.txt,$^)
+	@$(UV) pip sync --quiet --compile-bytecode --python $(VENV)/$*/bin/python --require-hashes $(filter %.txt,$^)
 	@touch $@
 
 $(VENV)/dev/.done: tests/requirements.txt

@@ -203,7 +203,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def eventually(attempt: Callable[[], T | None], seconds: float = 60) -> T:
+def eventually(attempt: Callable[[], T | None], seconds: float = 180) -> T:
     """What `attempt` gives, once it gives something; the assertion fails when that takes too long."""
     deadline = time.monotonic() + seconds
     while not (found := attempt()):

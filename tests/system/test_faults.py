@@ -67,7 +67,7 @@ def test_power_cut_in_the_middle_of_a_backup(new_stack: NewStack) -> None:
         stack.process.communicate()
 
     stack.up()
-    run = eventually(lambda: r if (r := stack.run(run_id))["state"] in ("succeeded", "failed") else None, seconds=180)
+    run = eventually(lambda: r if (r := stack.run(run_id))["state"] in ("succeeded", "failed") else None)
     assert run["state"] == _state_it_means(stack.backup(backup_id))
     eventually(lambda: [m for m in stack.mails() if backup_id in m.get_content()])
     assert stack.ended(stack.trigger())["state"] == "succeeded"
@@ -81,7 +81,7 @@ def test_redis_killed_is_reported_by_name_and_the_run_goes_on_after_the_next_sta
     run_id = stack.trigger()
     (valkey,) = [p for p in stack.processes() if "valkey-server" in p.name()]
     valkey.kill()
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=120)
     assert (process.returncode, "holdfast: valkey was ended by SIGKILL\n" in said) == (1, True)
     stack.up()
     assert stack.ended(run_id)["state"] == "succeeded"

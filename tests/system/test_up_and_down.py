@@ -74,7 +74,7 @@ def test_a_killed_emulator_is_reported_and_forgets_nothing_that_was_acknowledged
     processes = stack.processes()
     (emulator,) = [p for p in processes if f"{GUARD}:app" in p.cmdline() and p.pid == os.getpgid(p.pid)]
     os.killpg(emulator.pid, signal.SIGKILL)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "holdfast: emulator was ended by SIGKILL\n" in said
     assert f"({stack.home}/logs/emulator.log)" in said
