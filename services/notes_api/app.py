@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from notes_api import chores, contract, db, health, logs, metrics, migrate, problems, relay
 from notes_api.access import Authentication
+from notes_api.console.site import Site
 from notes_api.cursors import Signer
 from notes_api.edge import BodyLimit, Edge, HeadLimit
 from notes_api.exported import Exports
@@ -73,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(each.router)
     app.include_router(health.router)
     app.include_router(metrics.router)
+    Site(app)
     problems.handle(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, unlimited={transfer.IMPORT})
     app.add_middleware(HeadLimit)

@@ -143,7 +143,7 @@ def test_every_answer_carries_the_security_headers(client: httpx.Client, path: s
     headers = client.get(path).headers
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["X-Frame-Options"] == "DENY"
-    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Referrer-Policy"] == "same-origin"
     assert headers["Server"] == "nginx", "no version"
 
 
