@@ -26,7 +26,14 @@ ANSWER_SECONDS = 60.0
 TOKEN_NAME = "one-machine stack"  # noqa: S105  # the token's name
 TOKENS = {
     "notes_api": ("notes:read", "notes:write", "attachments:write", "tokens:admin"),
-    "scheduler": ("schedules:read", "schedules:write", "runs:read", "runs:write"),
+    "scheduler": (
+        "schedules:read",
+        "schedules:write",
+        "runs:read",
+        "runs:write",
+        "backups:read",
+        "backups:write",
+    ),
 }
 
 

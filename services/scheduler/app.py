@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from scheduler import contract, db, health, logs, metrics, migrate, outside, problems
+from scheduler.console.site import Site
 from scheduler.edge import BodyLimit, Edge
 from scheduler.metrics import ApiMetrics
 from scheduler.routes import runs, schedules
@@ -54,6 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(runs.router)
     app.include_router(health.router)
     app.include_router(metrics.router)
+    Site(app)
     problems.handle(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(Edge, metrics=app.state.metrics, traces=traces)  # the last added is the outermost

@@ -65,6 +65,8 @@ class Backup(BaseModel):
     state: Text
     created_at: Moment
     reason: Text | None = None
+    label: Text | None = None
+    started_at: Moment | None = None
     ended_at: Moment | None = None
     progress: Progress | None = None  # of the backup, or of a proof of it, while it is being made
     proof: Proof | None = None  # the newest one whose verdict counts

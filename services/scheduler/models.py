@@ -6,9 +6,11 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     CheckConstraint,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     LargeBinary,
     MetaData,
@@ -239,6 +241,26 @@ class Watch(Table):
     looked_at: Mapped[datetime]
     last_proven_id: Mapped[str | None]
     last_proven_at: Mapped[datetime | None]  # when its rows were read
+    proven_within_seconds: Mapped[int | None]  # what the worker that looked last wants
+
+
+class SeenBackup(Table):
+    """A backup as it was seen last. One that retention has removed stays here, in the state that it had."""
+
+    __tablename__ = "backups"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    label: Mapped[str | None]
+    created_at: Mapped[datetime]
+    seconds: Mapped[float | None]  # from its begin to its end, proofs not counted
+    rows: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str | None]
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+Index("backups_created_at_idx", SeenBackup.created_at)
 
 
 class Token(Table):
@@ -253,3 +275,35 @@ class Token(Table):
     expires_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_used_at: Mapped[datetime | None]
+
+
+class ConsoleSession(Table):
+    """Somebody who has signed in to the console. It goes with the token."""
+
+    __tablename__ = "sessions"
+
+    secret_hash: Mapped[bytes] = mapped_column(primary_key=True)
+    token_id: Mapped[UUID] = mapped_column(ForeignKey(Token.id, ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    used_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    told: Mapped[dict[str, Any] | None]  # what the next page says of what was done
+
+
+Index("sessions_token_id_idx", ConsoleSession.token_id)
+
+
+class Audit(Table):
+    """What a person did by the console. Of a sign-in that was refused nobody is known."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    token_id: Mapped[UUID | None]  # of a token that may be gone: `who` is the name that it had
+    who: Mapped[str]
+    client: Mapped[str]  # an address
+    action: Mapped[str]
+    subject: Mapped[str]
+
+
+Index("audit_client_at_idx", Audit.client, Audit.at, postgresql_where=Audit.action == "sign-in refused")

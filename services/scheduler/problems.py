@@ -34,7 +34,7 @@ def handle(app: FastAPI) -> None:
 def response(error: SchedulerError, request_id: str, parts: list[InvalidPart] | None = None) -> Response:
     problem = Problem(
         type=f"/problems/{error.type}",
-        title=_title(type(error)),
+        title=title(type(error)),
         status=error.status,
         detail=error.detail,
         request_id=request_id,
@@ -48,8 +48,8 @@ def documented(*errors: type[SchedulerError]) -> dict[int | str, dict[str, Any]]
     found: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         answer = found.setdefault(error.status, {"model": Problem, "description": "", "content": {_DOCUMENTED: {}}})
-        answer["description"] += f"`{error.type}`: {_title(error)}\n\n"
-        said = {"type": f"/problems/{error.type}", "title": _title(error), "status": error.status}
+        answer["description"] += f"`{error.type}`: {title(error)}\n\n"
+        said = {"type": f"/problems/{error.type}", "title": title(error), "status": error.status}
         example = {"value": said | {"detail": "What is wrong here, and what to do.", "request_id": "8e03978e40d543dd"}}
         answer["content"][_DOCUMENTED].setdefault("examples", {})[error.type] = example
     for answer in found.values():
@@ -98,7 +98,7 @@ def _rendered(problem: Problem, headers: dict[str, str]) -> Response:
     return JSONResponse(problem.model_dump(exclude_none=True), problem.status, headers, MEDIA_TYPE)
 
 
-def _title(error: type[SchedulerError]) -> str:
+def title(error: type[SchedulerError] | SchedulerError) -> str:
     return (error.__doc__ or "").splitlines()[0]
 
 

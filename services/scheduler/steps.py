@@ -7,7 +7,7 @@ from time import perf_counter
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from scheduler import answers, db, following, logs, outside, proofs, runs, upkeep
+from scheduler import answers, db, following, logs, outside, proofs, runs, upkeep, watch
 from scheduler.answers import Refused, Unavailable
 from scheduler.backups import Backups
 from scheduler.errors import LeaseLost
@@ -61,6 +61,8 @@ async def _write(engine: AsyncEngine, reach: Reach, claim: Claim, outcome: Waiti
     try:
         async with db.transaction(engine) as session:
             late = await runs.note(session, claim, outcome)
+            if isinstance(outcome, Ended) and outcome.backup_id:
+                await watch.soon(session)
     except LeaseLost:
         log.warning("run %s step %d took longer than its lease; another worker has it now", claim.id, claim.seq)
         return

@@ -29,7 +29,9 @@ SCHEDULES_READ = "schedules:read"
 SCHEDULES_WRITE = "schedules:write"
 RUNS_READ = "runs:read"
 RUNS_WRITE = "runs:write"
-SCOPES = (SCHEDULES_READ, SCHEDULES_WRITE, RUNS_READ, RUNS_WRITE)
+BACKUPS_READ = "backups:read"  # what is in backups, whoever's it is
+BACKUPS_WRITE = "backups:write"
+SCOPES = (SCHEDULES_READ, SCHEDULES_WRITE, RUNS_READ, RUNS_WRITE, BACKUPS_READ, BACKUPS_WRITE)
 
 # At most once a minute, and never waiting for another request that does the same.
 _TOUCH = text("""

@@ -4,7 +4,9 @@ A backup that somebody else asked for gets a run of its own, which follows it to
 told to nobody.
 """
 
+import json
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
@@ -24,8 +26,22 @@ _MINE = text("""
 """)
 _KNOWN = text("select backup_id from scheduler.runs where backup_id = any(:ids) and target->>'kind' = 'backup'")
 _PROVEN = text("""
-    update scheduler.watch set last_proven_id = :id, last_proven_at = :at
+    update scheduler.watch set last_proven_id = :id, last_proven_at = :at, proven_within_seconds = :within_seconds
     returning since, coalesce(last_proven_at, since) as proven_at, now() as now
+""")
+_SEEN = text("""
+    insert into scheduler.backups (id, state, label, created_at, seconds, rows, bytes, reason, seen_at)
+    select id, state, label, created_at, seconds, rows, bytes, reason, now()
+    from jsonb_to_recordset(cast(:seen as jsonb)) as seen (
+        id text, state text, label text, created_at timestamptz, seconds float, rows bigint, bytes bigint, reason text
+    )
+    on conflict (id) do update set
+        state = excluded.state, label = excluded.label, seconds = excluded.seconds, rows = excluded.rows,
+        bytes = excluded.bytes, reason = excluded.reason, seen_at = excluded.seen_at
+""")
+_SOON = text("""
+    update scheduler.watch set looked_at = now() - cast(:every as interval) - interval '1 second'
+    where looked_at > now() - cast(:every as interval)
 """)
 _LAST = text("select last_proven_id as id, last_proven_at as at from scheduler.watch")
 
@@ -46,7 +62,27 @@ async def look(engine: AsyncEngine, backups: Backups, proven_within: timedelta) 
         async with db.transaction(engine) as session:
             await _judge(session, listed, now, proven_within)
             await _adopt(session, listed or [], now, since)
+            await note(session, listed or [])
     return True
+
+
+async def note(session: AsyncSession, listed: Sequence[Backup]) -> None:
+    """Keep them as they are seen now: what is known of backups when nobody can be asked."""
+    seen = [
+        {
+            **each.model_dump(mode="json", include={"id", "state", "label", "created_at", "rows", "bytes", "reason"}),
+            "seconds": (each.ended_at - (each.started_at or each.created_at)).total_seconds()
+            if each.ended_at
+            else None,
+        }
+        for each in listed
+    ]
+    await session.execute(_SEEN, {"seen": json.dumps(seen)})
+
+
+async def soon(session: AsyncSession) -> None:
+    """Have whoever looks next do so at once, since a backup has just ended."""
+    await session.execute(_SOON, {"every": LOOK_EVERY})
 
 
 async def _judge(session: AsyncSession, listed: list[Backup] | None, now: datetime, proven_within: timedelta) -> None:
@@ -62,7 +98,8 @@ async def _judge(session: AsyncSession, listed: list[Backup] | None, now: dateti
         proven = [each for each in listed if each.state == "proven" and each.created_at <= now]
         if newest := max(proven, key=lambda each: each.created_at, default=None):
             proven_id, proven_at = newest.id, newest.created_at
-    found = (await session.execute(_PROVEN, {"id": proven_id, "at": proven_at})).one()
+    within_seconds = int(proven_within.total_seconds())
+    found = (await session.execute(_PROVEN, {"id": proven_id, "at": proven_at, "within_seconds": within_seconds})).one()
     if found.now - found.proven_at <= proven_within:
         await alarms.close(session, "stale", "backups", f"Backup {proven_id} is proven.")
         return

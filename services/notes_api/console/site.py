@@ -76,4 +76,5 @@ class Site(BaseAdmin):
 def _around(request: Request) -> dict[str, Any]:
     """What the frame of each page is made of."""
     state = request.state
-    return {"root": request.scope["root_path"], "session": state.session, "proof": state.proof}
+    session, proof = getattr(state, "session", None), getattr(state, "proof", "")  # none while the database is away
+    return {"root": request.scope["root_path"], "session": session, "proof": proof}

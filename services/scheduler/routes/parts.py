@@ -137,9 +137,12 @@ async def fitting(request: Request, wanted: ScheduleIn) -> ScheduleIn:
 
 
 async def fitting_edit(request: Request, change: ScheduleEdit, schedule: Schedule) -> ScheduleIn:
+    return await fitting_in_place(request, edited(change, schedules.definition(schedule)), schedule)
+
+
+async def fitting_in_place(request: Request, wanted: ScheduleIn, schedule: Schedule) -> ScheduleIn:
     """The same of a schedule that is edited, which need not be due any more if that is as it was before."""
     before, now = schedules.definition(schedule), datetime.now(UTC)
-    wanted = edited(change, before)
     await _may_be_called(request, wanted)
     times = wanted.timing(schedules.anchor(schedule, wanted, now))
     return wanted if times == before.timing(schedule.anchor_at) else _due_some_time(wanted, times, now)
