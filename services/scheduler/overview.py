@@ -15,7 +15,11 @@ SHOWN = 6  # of each list
 KINDS = ("proven", "stored", "suspect", "broken", "failed", "missed")
 GOOD = ("proven", "stored")
 
-_WATCH = text("select *, now() as now from scheduler.watch")
+_WATCH = text("""
+    select last_proven_id, last_proven_at, proven_within_seconds, nullif(looked_at, '-infinity') as looked_at,
+        now() as now
+    from scheduler.watch
+""")
 _NEXT = text("""
     select id, name, timezone, next_due_at, target->>'kind' as kind from scheduler.schedules
     where next_due_at is not null and deleted_at is null order by next_due_at limit :most
@@ -77,7 +81,7 @@ class Overview:
     proven_id: str | None
     proven_at: datetime | None
     within: timedelta | None
-    looked_at: datetime
+    looked_at: datetime | None
     coming: Sequence[Row[Any]]
     running: Sequence[Row[Any]]
     failed: Sequence[Row[Any]]

@@ -28,8 +28,8 @@ def size(size_bytes: float | None) -> str:
     return f"{value:.0f} {_UNITS[unit]}" if unit == 0 or value >= 100 else f"{value:.1f} {_UNITS[unit]}"
 
 
-def amount(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
+def amount(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
 
 
 def lasting(seconds: float | None) -> str:

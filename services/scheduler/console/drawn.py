@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-WIDTH, HEIGHT = 320, 80
+WIDTH, HEIGHT = 320, 56
 _PHASES = (
     ("due", "recorded", "until it was recorded"),
     ("recorded", "dispatched", "until it was put on the queue"),
