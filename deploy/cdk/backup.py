@@ -379,6 +379,7 @@ class BackupStack(Stack):
     def _outputs(self, methods: Mapping[str, str]) -> None:
         api_id = self.gateway.rest_api_id
         scheduler = self._managed_policy("SchedulerPolicy", policies.scheduler(self.topic.topic_arn, methods))
+        console = self._managed_policy("ConsolePolicy", policies.console(methods))
         ops = self._managed_policy("OpsPolicy", policies.ops(self.bucket.bucket_arn, methods, self.encryption))
         outputs = {
             "ApiId": api_id,
@@ -392,6 +393,7 @@ class BackupStack(Stack):
             "DeadLetterQueueName": self.dead_letters.queue_name,
             "GatewayName": Aws.STACK_NAME,
             "SchedulerPolicyArn": scheduler.ref,
+            "ConsolePolicyArn": console.ref,
             "OpsPolicyArn": ops.ref,
         }
         publish(self, outputs)

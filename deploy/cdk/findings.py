@@ -12,7 +12,7 @@ ACCEPTED: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"IAM5\[Resource::arn:.*:execute-api:.*/\*.*]",
-        r"holdfast-backup/(Ops|Scheduler)Policy",
+        r"holdfast-backup/(Console|Ops|Scheduler)Policy",
         "Ids of backups, restores and rows are made later; each right is for one method and path",
     ),
     (

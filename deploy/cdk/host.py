@@ -150,6 +150,7 @@ class HostStack(Stack):
                 policies.managed("CloudWatchAgentServerPolicy"),
                 published(parameters.storage, "NotesApiPolicyArn"),
                 published(parameters.backup, "SchedulerPolicyArn"),
+                published(parameters.backup, "ConsolePolicyArn"),
             ],
         )
 

@@ -241,12 +241,17 @@ def scheduler(topic_arn: str, methods: Mapping[str, str]) -> list[Statement]:
     ]
 
 
-def ops(bucket_arn: str, methods: Mapping[str, str], encryption: Encryption) -> list[Statement]:
+def console(methods: Mapping[str, str]) -> list[Statement]:
+    """It shows and drives all that the API has; what it asks for is what the token of a person may."""
     # The `*` of an id matches slashes: GET /backups/{backup_id} is all that lies below one, too.
     show = "GET /backups/{backup_id}"
     named = [arn for method, arn in methods.items() if method == show or not method.startswith("GET /backups/")]
+    return [_allow("CallEveryMethod", "execute-api:Invoke", *named)]
+
+
+def ops(bucket_arn: str, methods: Mapping[str, str], encryption: Encryption) -> list[Statement]:
     return [
-        _allow("CallEveryMethod", "execute-api:Invoke", *named),
+        *console(methods),
         _allow("ReadBackupsAndRestores", "s3:GetObject", f"{bucket_arn}/backups/*", f"{bucket_arn}/restores/*"),
         _list_bucket(bucket_arn),
         _use_key("ReadWithTheBucketsKey", encryption, "kms:Decrypt"),

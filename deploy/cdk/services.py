@@ -28,7 +28,7 @@ class NotesApiStack(ServiceStack):
             },
             managed_policy_arns=[published(storage, "NotesApiPolicyArn")],
         )
-        self.service(api, ["/v1/*", "/docs*", "/openapi.json"], priority=100)
+        self.service(api, ["/v1/*", "/docs*", "/openapi.json", "/admin", "/admin/*"], priority=100)
 
 
 class SchedulerStack(ServiceStack):
@@ -37,9 +37,20 @@ class SchedulerStack(ServiceStack):
         backup = self.parameters.stack("Backup")
         targets = {"HOLDFAST_HTTP_TARGETS": self.parameters.http_targets()}
         self.migrations("scheduler.migrate", "scheduler_owner")
-        api = Program("Api", "scheduler_app", {**self.database("scheduler_app"), **ANY_ADDRESS, **targets})
+        api = Program(
+            "Api",
+            "scheduler_app",
+            {
+                **self.database("scheduler_app"),
+                **ANY_ADDRESS,
+                **targets,
+                "HOLDFAST_BACKUPS_URL": published(backup, "ApiUrl"),
+            },
+            managed_policy_arns=[published(backup, "ConsolePolicyArn")],
+        )
         paths = ["/v1/schedules", "/v1/runs", "/v1/alarms"]
-        self.service(api, [pattern for path in paths for pattern in (path, f"{path}/*", f"{path}:*")], priority=10)
+        patterns = [pattern for path in paths for pattern in (path, f"{path}/*", f"{path}:*")]
+        self.service(api, [*patterns, "/ops", "/ops/*"], priority=10)
         worker = Program(
             "Worker",
             "scheduler_app",

@@ -67,8 +67,9 @@ def deploy(run: Path = RUN, emulator_url: str = EMULATOR_URL, seen_from_host: st
     )
     deployed = account.deploy(home, built, secrets, subscriptions)
     emulator.forget_saved_state(run / "emulator_state")
-    worker = run / "scheduler_worker"
-    write_private(worker / "backups_url", deployed.backups_url)
+    scheduler, worker = run / "scheduler", run / "scheduler_worker"
+    write_private(scheduler / "backups_url", deployed.backups_url)
+    write_private(scheduler / "aws_config", _config(emulator_url, deployed.console))
     write_private(worker / "topic_arn", deployed.topic_arn)
     write_private(worker / "aws_config", _config(emulator_url, deployed.scheduler))
     notes_api = run / "notes_api"
@@ -118,7 +119,7 @@ def settings(stacks: str, session: Any, run: Path = RUN) -> None:
         redis_url=secrets.get_secret_value(SecretId=data["RedisUrlSecretArn"])["SecretString"],
         cursor_key=secrets.get_secret_value(SecretId=data["CursorKeySecretArn"])["SecretString"],
     )
-    write_private(run / "scheduler_worker" / "backups_url", backup["ApiUrl"])
+    write_private(run / "scheduler" / "backups_url", backup["ApiUrl"])
     write_private(run / "scheduler_worker" / "topic_arn", backup["TopicArn"])
     write_private(run / "notes_api" / "attachments_bucket", storage["BucketName"])
     write_private(run / "notes_api" / "attachments_url", "")

@@ -59,6 +59,7 @@ class Deployed:
     notes_topic_arn: str
     notes_api: Keys
     scheduler: Keys
+    console: Keys
     ops: Keys
     mail: Keys
 
@@ -98,6 +99,7 @@ class Account:
         keys = {
             "notes_api": self._user("holdfast-notes-api", home, policy_arn=storage["NotesApiPolicyArn"]),
             "scheduler": self._user("holdfast-scheduler", home, policy_arn=outputs["SchedulerPolicyArn"]),
+            "console": self._user("holdfast-console", home, policy_arn=outputs["ConsolePolicyArn"]),
             "ops": self._user("holdfast-ops", home, policy_arn=outputs["OpsPolicyArn"]),
             "mail": self._user("holdfast-mail", home, policy=mail_policy),
         }

@@ -187,10 +187,11 @@ class Stack:
             "HOLDFAST_DATABASE_URL": server.url("scheduler_app", database),
             "HOLDFAST_HTTP_TARGETS": settings.http_targets,
             "HOLDFAST_OTLP_ENDPOINT": settings.otlp_endpoint,
+            "HOLDFAST_BACKUPS_URL": deployed.backups_url,
         }
+        console = scheduler | self._aws_env(deployed.console)
         worker = scheduler | {
             "HOLDFAST_REDIS_URL": redis_url,
-            "HOLDFAST_BACKUPS_URL": deployed.backups_url,
             "HOLDFAST_TOPIC_ARN": deployed.topic_arn,
             "HOLDFAST_STATUS_ADDRESS": f"127.0.0.1:{settings.worker_port}",
             **({"HOLDFAST_PING_URL": settings.ping_url} if settings.ping_url else {}),
@@ -198,7 +199,7 @@ class Stack:
         }
         return [
             self._api("notes_api", ("notes_api.serve",), settings.notes_api_port, notes_api),
-            self._api("scheduler", ("scheduler.serve",), settings.scheduler_port, scheduler),
+            self._api("scheduler", ("scheduler.serve",), settings.scheduler_port, console),
             Program(
                 name="scheduler_worker",
                 command=[str(_python("scheduler")), "-m", "scheduler.worker"],
@@ -231,8 +232,7 @@ class Stack:
         url = f"http://127.0.0.1:{self._settings.port}"
         return {
             "NOTES_URL": url,
-            # Tokens of former releases had fewer scopes; the last one is what lists tokens.
-            "NOTES_TOKEN": self._token("notes_api", f"{url}/v1/tokens", server.url("notes_app", database)),
+            "NOTES_TOKEN": self._token("notes_api", f"{url}/v1/notes", server.url("notes_app", database)),
             "SCHEDULER_URL": url,
             "SCHEDULER_TOKEN": self._token("scheduler", f"{url}/v1/runs", server.url("scheduler_app", database)),
             "BACKUPS_URL": deployed.backups_url,
@@ -260,16 +260,17 @@ class Stack:
         }
 
     def _token(self, service: str, url: str, database_url: str) -> str:
-        """A bearer token that the service takes: the one of the last start, or a new one."""
-        known = self._home.read_json("tokens.json")
-        if service in known and http_ok(url, known[service]):
+        """A bearer token that the service takes: the one of the last start, or a new one with the scopes of today."""
+        known, of_known = self._home.read_json("tokens.json"), f"{service} scopes"
+        wanted = " ".join(TOKENS[service])
+        if known.get(of_known) == wanted and http_ok(url, known[service]):
             return known[service]
         env = {"HOLDFAST_DATABASE_URL": database_url}
         owner = self._owner_before(env) if service == "notes_api" else []
         scopes = [word for scope in TOKENS[service] for word in ("--scope", scope)]
         words = [f"{service}.tokens", "create", "--name", TOKEN_NAME, *owner, *scopes]
         token = self._python_of(service, words, env).strip()
-        self._home.write_private("tokens.json", json.dumps({**known, service: token}))
+        self._home.write_private("tokens.json", json.dumps({**known, service: token, of_known: wanted}))
         return token
 
     def _owner_before(self, env: Mapping[str, str]) -> list[str]:

@@ -7,6 +7,7 @@ AnswerError
 Nothing here retries: a run does, by its own clock.
 """
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -35,21 +36,24 @@ class Unavailable(AnswerError):
 
 
 class Refused(AnswerError):
-    """The answer will be the same next time."""
+    """The answer will be the same next time. `parts` is by field what is wrong with it, where that is told."""
 
-    def __init__(self, reason: str, status: int | None = None) -> None:
+    def __init__(self, reason: str, status: int | None = None, parts: Mapping[str, str] | None = None) -> None:
         super().__init__(reason)
         self.status = status
+        self.parts = dict(parts or {})
 
 
-def failure(who: str, response: httpx.Response, detail: str = "") -> AnswerError:
-    """Of a response that is no success; `detail` is what it says of itself."""
+def failure(
+    who: str, response: httpx.Response, detail: str = "", parts: Mapping[str, str] | None = None
+) -> AnswerError:
+    """Of a response that is no success; `detail` and `parts` are what it says of itself."""
     status = response.status_code
     said = f"{status} {httpx.codes.get_reason_phrase(status)}".strip()
     said = f"{said}: {detail}" if detail else f"{said}."
     if status in _ASK_AGAIN or response.is_server_error:
         return Unavailable(f"{who} answered {said}", _retry_after_seconds(response))
-    return Refused(f"{who} refused: {said}", status)
+    return Refused(f"{who} refused: {said}", status, parts)
 
 
 def traced() -> dict[str, str]:

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 
-from scheduler import contract, db, health, logs, metrics, migrate, outside, problems
+from scheduler import backups, contract, db, health, logs, metrics, migrate, outside, problems
 from scheduler.console.site import Site
 from scheduler.edge import BodyLimit, Edge
 from scheduler.metrics import ApiMetrics
@@ -35,10 +35,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     engine = db.create_engine(settings, application_name="scheduler.api")
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with traces.kept():
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as opened:
+            opened.push_async_callback(engine.dispose)
+            await opened.enter_async_context(traces.kept())
+            if settings.backups_url:
+                app.state.backups = await opened.enter_async_context(backups.connect(settings.backups_url))
             yield
-        await engine.dispose()
 
     app = SchedulerApi(
         **contract.ABOUT,
@@ -49,6 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.metrics = ApiMetrics()
     app.state.engine = engine
+    app.state.backups = None
     app.state.outside = outside.connect(settings.http_targets)
     app.state.revisions = migrate.revisions()
     app.include_router(schedules.router)

@@ -122,31 +122,32 @@ class Backups:
     async def start(self, label: str | None, key: str, tables: Sequence[str] | None = None) -> Backup:
         """Ask for a backup. The same `key` gives the same backup, however often it is asked."""
         body = {"label": label} | ({"tables": tables} if tables else {})
-        return await self._ask(Backup, "POST", "backups", json=body, headers={"Idempotency-Key": key})
+        return await self.ask(Backup, "POST", "backups", json=body, headers={"Idempotency-Key": key})
 
     async def show(self, backup_id: str) -> Backup:
-        return _same(backup_id, await self._ask(Backup, "GET", f"backups/{backup_id}"))
+        return _same(backup_id, await self.ask(Backup, "GET", f"backups/{backup_id}"))
 
     async def page(self, before: str | None = None) -> Page:
         """The newest, or those that are older than this one."""
-        return await self._ask(Page, "GET", f"backups/before/{before}" if before else "backups")
+        return await self.ask(Page, "GET", f"backups/before/{before}" if before else "backups")
 
     async def cancel(self, backup_id: str) -> Backup:
         """Ask that it be given up, which is done soon. Refused with 409 when it has ended."""
-        return _same(backup_id, await self._ask(Backup, "POST", f"backups/{backup_id}/cancel"))
+        return _same(backup_id, await self.ask(Backup, "POST", f"backups/{backup_id}/cancel"))
 
     async def prove(self, backup_id: str) -> int:
         """Ask for another proof; its number. Refused with 409 while one is being made, and with 410 without data."""
-        return (await self._ask(_Asked, "POST", f"backups/{backup_id}/proofs", json={})).number
+        return (await self.ask(_Asked, "POST", f"backups/{backup_id}/proofs", json={})).number
 
     async def plan(self) -> Plan:
-        return await self._ask(Plan, "GET", "retention")
+        return await self.ask(Plan, "GET", "retention")
 
     async def apply(self, digest: str) -> Applied:
         """Do what the plan of this digest says. Refused with 409 when the plan is another one by now."""
-        return await self._ask(Applied, "POST", "retention", json={"digest": digest})
+        return await self.ask(Applied, "POST", "retention", json={"digest": digest})
 
-    async def _ask(self, expected: type[Answer], method: str, path: str, **parts: Any) -> Answer:
+    async def ask(self, expected: type[Answer], method: str, path: str, **parts: Any) -> Answer:
+        """What a method of the API answers: `expected`, of what is told in JSON, or of `{}` where it tells nothing."""
         # What is compressed could be of any size.
         headers = {"Accept-Encoding": "identity"} | parts.pop("headers", {}) | answers.traced()
         try:
@@ -158,9 +159,9 @@ class Backups:
         except (httpx.RequestError, TimeoutError) as error:
             raise Unavailable(f"{WHO} does not answer ({type(error).__name__}).") from error
         if not response.is_success:
-            raise answers.failure(WHO, response, _detail(body))
+            raise answers.failure(WHO, response, _detail(body), _parts(body))
         try:
-            return expected.model_validate_json(body)
+            return expected.model_validate_json(body or b"{}")
         except ValidationError as error:
             raise Unavailable(f"{WHO} answered {response.status_code} without what was asked for.") from error
 
@@ -217,6 +218,15 @@ def _same(backup_id: str, backup: Backup) -> Backup:
     if backup.id != backup_id:
         raise Unavailable(f"{WHO} answered with backup {backup.id}, and was asked for {backup_id}.")
     return backup
+
+
+def _parts(body: bytes) -> dict[str, str]:
+    """By the field of what was sent: what is wrong with it."""
+    try:
+        said = _OBJECT.validate_json(body).get("errors") or []
+        return {each["pointer"].removeprefix("#/").split("/")[0]: plain(each["detail"]) for each in said}
+    except (ValidationError, AttributeError, KeyError, TypeError):
+        return {}
 
 
 def _detail(body: bytes) -> str:

@@ -292,6 +292,17 @@ class ConsoleSession(Table):
 Index("sessions_token_id_idx", ConsoleSession.token_id)
 
 
+class Trial(Table):
+    """A dry run of a restore that a person asked for: what is done, for good, when they confirm it."""
+
+    __tablename__ = "trials"
+
+    restore_id: Mapped[str] = mapped_column(primary_key=True)
+    backup_id: Mapped[str]
+    wanted: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class Audit(Table):
     """What a person did by the console. Of a sign-in that was refused nobody is known."""
 

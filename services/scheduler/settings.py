@@ -82,6 +82,8 @@ class Settings(BaseModel):
     database_ca: str = ""  # PEM of the authorities that the server's certificate is from; without it the URL decides
     http_targets: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()  # how URLs begin that schedules may call
     otlp_endpoint: str = ""
+    # The gateway, up to and with its stage. The API without it shows no backups; the worker needs it.
+    backups_url: Annotated[str, Field(pattern=r"^(https?://[^?#\s]+[^?#\s/])?$")] = ""
 
     @property
     def connection(self) -> dict[str, Any]:
@@ -109,7 +111,7 @@ class Settings(BaseModel):
 
 class WorkerSettings(Settings):
     redis_url: RedisUrl
-    backups_url: Annotated[str, Field(pattern=r"^https?://[^?#\s]+[^?#\s/]$")]  # the gateway, up to and with its stage
+    backups_url: Annotated[str, Field(pattern=r"^https?://[^?#\s]+[^?#\s/]$")]
     topic_arn: Annotated[str, Field(pattern=r"^arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+$")]
     ping_url: SecretUrl | None = None  # a dead man's switch
     status_address: Annotated[str, Field(pattern=r"^(.+:[1-9][0-9]{0,4})?$")] = ""  # for /livez, /readyz and /metrics

@@ -187,7 +187,9 @@ def test_what_the_balancer_sends_on_is_what_nginx_sends_on() -> None:
         for each in of_type("scheduler", "AWS::ElasticLoadBalancingV2::ListenerRule").values()
         for pattern in each["Properties"]["Conditions"][0]["PathPatternConfig"]["Values"]
     }
-    assert patterns == {f"/v1/{name}{end}" for name in ("schedules", "runs", "alarms") for end in ("", "/*", ":*")}
+    of_api = {f"/v1/{name}{end}" for name in ("schedules", "runs", "alarms") for end in ("", "/*", ":*")}
+    assert "location /ops {" in template
+    assert patterns == of_api | {"/ops", "/ops/*"}
 
 
 def test_the_host_has_no_door_but_the_session_manager() -> None:

@@ -19,7 +19,7 @@ CONTENT: dict[str, Any] = json.loads(TEXT)
 CLOUDFORMATION_TAKES_BYTES = 1_000_000  # from a bucket
 FUNCTIONS = ("Api", "Worker", "Keeper")
 ROLES = ("ApiRole", "WorkerRole", "TaskRole", "KeeperRole")
-POLICIES = ("SchedulerPolicy", "OpsPolicy")
+POLICIES = ("SchedulerPolicy", "ConsolePolicy", "OpsPolicy")
 
 
 def properties(name: str) -> dict[str, Any]:
@@ -151,6 +151,7 @@ def test_what_other_deployments_read() -> None:
         "DeadLetterQueueName",
         "GatewayName",
         "SchedulerPolicyArn",
+        "ConsolePolicyArn",
         "OpsPolicyArn",
     }
 

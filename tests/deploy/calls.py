@@ -108,6 +108,27 @@ SIGN = [
     ),
     Call("kms", "get_public_key", {"KeyId": "$SigningKeyArn"}),
 ]
+EVERY_METHOD = gateway(
+    "POST /backups",
+    "GET /backups",
+    "GET /backups/x",
+    "POST /backups/x/cancel",
+    "POST /backups/x/proofs",
+    "POST /backups/x/restores",
+    "GET /restores/x",
+    "GET /rows/notes.notes/1/history",
+    "GET /retention",
+    "POST /retention",
+    "POST /subscriptions",
+    "GET /subscriptions",
+    "POST /subscriptions/test",
+    "DELETE /subscriptions/x",
+    "GET /backups/before/x",
+    "GET /backups/x/tables/notes.notes",
+    "GET /backups/x/tables/notes.notes/rows/1",
+    "GET /backups/x/diff/now",
+    "GET /backups/x/diff/now/after/y",
+)
 BURY = Call("sqs", "send_message", {"QueueUrl": "$DeadLetterQueueUrl", "MessageBody": "x"})
 ABORT = s3("abort_multipart_upload", DATA, UploadId="$UploadId")
 
@@ -160,28 +181,9 @@ RIGHTS: dict[str, dict[str, list[Call]]] = {
         "PlanAndApplyRetention": gateway("GET /retention", "POST /retention"),
         "AnnounceLostRuns": [PUBLISH],
     },
+    "ConsolePolicy": {"CallEveryMethod": EVERY_METHOD},
     "OpsPolicy": {
-        "CallEveryMethod": gateway(
-            "POST /backups",
-            "GET /backups",
-            "GET /backups/x",
-            "POST /backups/x/cancel",
-            "POST /backups/x/proofs",
-            "POST /backups/x/restores",
-            "GET /restores/x",
-            "GET /rows/notes.notes/1/history",
-            "GET /retention",
-            "POST /retention",
-            "POST /subscriptions",
-            "GET /subscriptions",
-            "POST /subscriptions/test",
-            "DELETE /subscriptions/x",
-            "GET /backups/before/x",
-            "GET /backups/x/tables/notes.notes",
-            "GET /backups/x/tables/notes.notes/rows/1",
-            "GET /backups/x/diff/now",
-            "GET /backups/x/diff/now/after/y",
-        ),
+        "CallEveryMethod": EVERY_METHOD,
         "ReadBackupsAndRestores": [READ, READ_RESTORE],
         "ListBackupsAndRestores": LIST,
     },
@@ -239,7 +241,12 @@ def _error(deployed: Deployed, who: str, call: Call) -> str | None:
         function = deployed.outputs[f"{who.removesuffix('Role')}FunctionName"]
         error: str | None = deployed.account.invoke(function, call.service, call.name, **arguments)["error"]
         return error
-    keys = {"SchedulerPolicy": deployed.scheduler, "OpsPolicy": deployed.ops, "nobody": deployed.nobody}[who]
+    keys = {
+        "SchedulerPolicy": deployed.scheduler,
+        "ConsolePolicy": deployed.console,
+        "OpsPolicy": deployed.ops,
+        "nobody": deployed.nobody,
+    }[who]
     if call.service == "gateway":
         method, _, path = call.name.partition(" ")
         answer = deployed.account.call(deployed.outputs["ApiId"], method, path, keys)

@@ -34,6 +34,7 @@ class Deployed:
     outputs: dict[str, str]
     names: dict[str, str]  # what calls speak of: outputs, parameters, log groups, an upload, versions of objects
     scheduler: Keys
+    console: Keys
     ops: Keys
     nobody: Keys  # a user of the account without any right
 
@@ -108,6 +109,7 @@ def _deploy(account: Account, stack: str, more: dict[str, str]) -> Deployed:
         outputs,
         names={**parameters, **outputs, **_things_of(account, stack, outputs)},
         scheduler=account.user(f"{stack}-scheduler", outputs["SchedulerPolicyArn"]),
+        console=account.user(f"{stack}-console", outputs["ConsolePolicyArn"]),
         ops=account.user(f"{stack}-ops", outputs["OpsPolicyArn"]),
         nobody=account.user(f"{stack}-nobody"),
     )

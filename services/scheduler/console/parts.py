@@ -48,7 +48,11 @@ class Pages(CustomView):
             yield database
             sessions.record(database, session, address(request), action, subject)
             if told:
-                await sessions.tell(database, session, {"kind": "success", "text": told})
+                await self.tell(database, session, told)
+
+    async def tell(self, database: AsyncSession, session: Session, told: str) -> None:
+        """On the next page."""
+        await sessions.tell(database, session, {"kind": "success", "text": told})
 
     async def page(self, request: Request, template: str, status: int = 200, /, **context: Any) -> Response:
         """`context` may have `wrong`. What was to be told is told, once."""

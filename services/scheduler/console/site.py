@@ -18,15 +18,31 @@ from starlette_admin.base import BaseAdmin
 
 from scheduler.console import shown
 from scheduler.console.audit import AuditPages
+from scheduler.console.backups import BackupPages, RowPages
 from scheduler.console.entrance import Entrance
 from scheduler.console.overview import OverviewPages
+from scheduler.console.parts import Pages
+from scheduler.console.restores import RestorePages
+from scheduler.console.retention import RetentionPages
 from scheduler.console.runs import AlarmPages, RunPages
 from scheduler.console.schedules import SchedulePages
+from scheduler.console.subscriptions import SubscriptionPages
 from scheduler.errors import SchedulerError
 from scheduler.problems import title
 
 FOLDER = Path(__file__).parent
 PATH = "/ops"
+_PAGES: tuple[type[Pages], ...] = (
+    SchedulePages,
+    RunPages,
+    AlarmPages,
+    BackupPages,
+    RowPages,
+    RestorePages,
+    RetentionPages,
+    SubscriptionPages,
+    AuditPages,
+)
 
 
 class Site(BaseAdmin):
@@ -43,7 +59,7 @@ class Site(BaseAdmin):
             secret_key=token_hex(),  # nothing is signed with it
             timezone_config=None,
         )
-        for pages in (SchedulePages, RunPages, AlarmPages, AuditPages):
+        for pages in _PAGES:
             self.add_view(pages(app))
         self.add_link(Link("Notes", url="/admin/"))
         self.templates.env.filters |= shown.FILTERS

@@ -1,4 +1,4 @@
-"""Of the console: sessions, what people did by it, and backups as they were seen last."""
+"""Of the console: sessions, what people did by it, dry runs of theirs, and backups as they were seen."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -42,6 +42,15 @@ def upgrade() -> None:
     )
     op.create_index("sessions_token_id_idx", "sessions", ["token_id"], schema="scheduler")
     op.create_table(
+        "trials",
+        sa.Column("restore_id", sa.Text(), nullable=False),
+        sa.Column("backup_id", sa.Text(), nullable=False),
+        sa.Column("wanted", postgresql.JSONB(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=_NOW, nullable=False),
+        sa.PrimaryKeyConstraint("restore_id", name="trials_pkey"),
+        schema="scheduler",
+    )
+    op.create_table(
         "audit",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
@@ -64,6 +73,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("audit", schema="scheduler")
+    op.drop_table("trials", schema="scheduler")
     op.drop_table("sessions", schema="scheduler")
     op.drop_table("backups", schema="scheduler")
     op.drop_column("watch", "proven_within_seconds", schema="scheduler")
