@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from notes_api import chores, contract, db, health, logs, metrics, migrate, problems, relay
 from notes_api.access import Authentication
+from notes_api.console.attachments import UPLOAD
 from notes_api.console.site import Site
 from notes_api.cursors import Signer
 from notes_api.edge import BodyLimit, Edge, HeadLimit
@@ -23,6 +24,7 @@ from notes_api.stream import watch
 from notes_api.traces import Traces
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
+FORM_BYTES = 16 * 1024  # around a file
 
 
 class NotesApi(FastAPI):
@@ -76,7 +78,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(metrics.router)
     Site(app)
     problems.handle(app)
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, unlimited={transfer.IMPORT})
+    uploads = {UPLOAD: settings.attachment_bytes + FORM_BYTES}
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, unlimited={transfer.IMPORT}, larger=uploads)
     app.add_middleware(HeadLimit)
     app.add_middleware(RateLimit, limits=limits)
     app.add_middleware(Edge, metrics=app.state.metrics, traces=traces)  # the last added is the outermost

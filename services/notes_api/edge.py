@@ -5,7 +5,7 @@ All of it is plain ASGI. The framework's own limit of the body answers in plain 
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from secrets import token_hex
 
 from starlette.datastructures import Headers
@@ -108,29 +108,33 @@ class HeadLimit:
 
 
 class BodyLimit:
-    """Ends the reading of a body at `max_bytes`, with a 413, however it is framed.
+    """Ends the reading of a body at `max_bytes`, with a 413, however it is framed; of the paths in `larger` at those.
 
     Routes in `unlimited` read what they are sent bit by bit.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, unlimited: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, unlimited: Collection[str], larger: Mapping[str, int] | None = None
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.unlimited = unlimited
+        self.larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in self.unlimited:
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")
+        max_bytes = self.larger.get(scope["path"], self.max_bytes)
         received = 0
 
         async def receive_within_limit() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes or (announced.isdecimal() and int(announced) > self.max_bytes):
-                raise HTTPException(413, f"A body may have {self.max_bytes} bytes.")
+            if received > max_bytes or (announced.isdecimal() and int(announced) > max_bytes):
+                raise HTTPException(413, f"A body may have {max_bytes} bytes.")
             return message
 
         await self.app(scope, receive_within_limit, send)

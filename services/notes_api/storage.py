@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 import aioboto3
@@ -120,6 +120,17 @@ class Storage:
                 async for chunk in body.content.iter_chunked(_CHUNK_BYTES):
                     made.update(chunk)
         return made.digest()
+
+    async def put(self, key: str, content: IO[bytes], *, content_type: str, sha256: bytes) -> None:
+        """Store what somebody has sent to us, which S3 compares with its digest. Raises StorageUnavailable."""
+        with _failures_named():
+            await self._s3.put_object(
+                Bucket=self._bucket,
+                Key=key,
+                Body=content,
+                ContentType=content_type,
+                ChecksumSHA256=base64.b64encode(sha256).decode(),
+            )
 
     async def discard(self, keys: Sequence[str]) -> None:
         """Delete these; what is not there is no matter. Raises StorageUnavailable, when some may have been deleted.

@@ -29,6 +29,10 @@ class Pages(CustomView):
         super().__init__()
         self.outside = app.state
 
+    def is_active(self, request: Request) -> bool:
+        inside = request.scope["path"].removeprefix(request.scope["root_path"])
+        return bool(inside == self.path or inside.startswith(f"{self.path}/"))
+
     @asynccontextmanager
     async def reading(self, request: Request, scope: str = "notes:read") -> AsyncIterator[tuple[Connection, Caller]]:
         """Raises ScopeMissing and DatabaseUnavailable."""

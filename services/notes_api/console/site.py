@@ -17,14 +17,21 @@ from starlette_admin import Link
 from starlette_admin.base import BaseAdmin
 
 from notes_api.console import shown
+from notes_api.console.attachments import AttachmentPages
+from notes_api.console.audit import AuditPages
+from notes_api.console.changes import ChangesPages
 from notes_api.console.entrance import Entrance
+from notes_api.console.history import HistoryPages
 from notes_api.console.notes import NotePages
 from notes_api.console.parts import Pages
+from notes_api.console.tags import TagPages
+from notes_api.console.tokens import TokenPages
 from notes_api.errors import NotesError
 from notes_api.problems import title
 
 FOLDER = Path(__file__).parent
 PATH = "/admin"
+_PAGES: tuple[type[Pages], ...] = (TagPages, ChangesPages, TokenPages, AuditPages, HistoryPages, AttachmentPages)
 
 
 class Site(BaseAdmin):
@@ -41,7 +48,7 @@ class Site(BaseAdmin):
             secret_key=token_hex(),  # nothing is signed with it
             timezone_config=None,
         )
-        for pages in list[type[Pages]]():
+        for pages in _PAGES:
             self.add_view(pages(app))
         self.add_link(Link("Backups", url="/ops/"))
         self.templates.env.filters |= shown.FILTERS
