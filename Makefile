@@ -55,7 +55,7 @@ $(VENV)/notes_api/.done: services/notes_api/requirements.txt
 $(VENV)/scheduler/.done: services/scheduler/requirements.txt
 $(VENV)/backup_lambda/.done: services/backup_lambda/requirements-cli.txt
 
-# Spectral is from npm: with the Node of the tools, of exactly what the lock file has hashes of.
+# Spectral and axe-core are from npm: with the Node of the tools, of exactly what the lock file has hashes of.
 $(VENV)/spectral/.done: tests/tools/package.json tests/tools/package-lock.json $(VENV)/tools/.done
 	@echo 'installing into $(VENV)/spectral'
 	@mkdir -p $(@D) && cp tests/tools/package.json tests/tools/package-lock.json $(@D)
@@ -92,7 +92,7 @@ help: ## list the commands
 # The same interpreter for tests of all services, and one with CDK, which brings its own Node.
 TESTED := dev local emulator notes_api scheduler backup_lambda cdk tools spectral
 
-PARTS := test-backups test-rest test-system test-faults test-notes test-template
+PARTS := test-backups test-rest test-system test-faults test-notes test-browser test-template
 
 .PHONY: test
 test: $(TESTED:%=$(VENV)/%/.done) ## all the tests but Docker's, three parts at a time: they mostly wait for servers
@@ -111,7 +111,7 @@ coverage: $(TESTED:%=$(VENV)/%/.done) ## the same, with the lines and branches o
 PYTEST := $(VENV)/dev/bin/python -m pytest --durations=8 --durations-min=8
 PYTEST_BACKUPS := $(PYTEST)
 FAULTS := tests/backup_lambda/faults
-APART := tests/backup_lambda tests/notes_api tests/system tests/cdk tests/compose
+APART := tests/backup_lambda tests/notes_api tests/system tests/browser tests/cdk tests/compose
 
 .PHONY: test-backups
 test-backups:
@@ -128,6 +128,10 @@ test-notes:
 .PHONY: test-system
 test-system:
 	@$(PYTEST) tests/system
+
+.PHONY: test-browser
+test-browser: # without Chromium its last line says that it was left out, and how to get it
+	@$(PYTEST) -rs tests/browser
 
 .PHONY: test-rest
 test-rest:

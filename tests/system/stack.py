@@ -5,10 +5,11 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -24,9 +25,12 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from deploy.local import home as homes
+
 ROOT = Path(__file__).parents[2]
 LOCAL_PYTHON = ROOT / ".venv" / "local" / "bin" / "python"
 DAILY_BACKUP = "00000000-0000-7000-8000-000000000001"
+PORTS = 8  # of a stack, in a row
 UNDER_WAY = ("queued", "running")  # a backup in any other state has ended
 T = TypeVar("T")
 
@@ -210,3 +214,25 @@ def eventually(attempt: Callable[[], T | None], seconds: float = 180) -> T:
         assert time.monotonic() < deadline, f"nothing came of {attempt} within {seconds} s"
         time.sleep(0.1)
     return found
+
+
+def new_stack_in(folder: Path, leaving: ExitStack) -> Stack:
+    """On free ports, stopped and removed when it is left."""
+    folder.mkdir(exist_ok=True)
+    stack = Stack(folder / "home", _free_ports())
+    leaving.callback(homes.remove, stack.home)
+    leaving.callback(lambda: stack.process and stack.down())
+    return stack
+
+
+def _free_ports() -> int:
+    """The first of PORTS in a row that nobody listens on."""
+    for first in range(20_000, 30_000, PORTS):
+        try:
+            for port in range(first, first + PORTS):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise OSError("no free ports")

@@ -33,6 +33,11 @@ FOLDER = Path(__file__).parent
 PATH = "/admin"
 _PAGES: tuple[type[Pages], ...] = (TagPages, ChangesPages, TokenPages, AuditPages, HistoryPages, AttachmentPages)
 
+_SAID = {
+    403: ("The token lacks a scope", "What you signed in with may not see this page. Sign in with a token that may."),
+    404: ("There is nothing here", ""),
+}
+
 
 class Site(BaseAdmin):
     """Nothing of it is in a cookie but a session: see `entrance`."""
@@ -76,8 +81,8 @@ class Site(BaseAdmin):
         if isinstance(error, NotesError):
             return await self.refuse(request, error.status, title(error), error.detail)
         assert isinstance(error, HTTPException)
-        heading = "There is nothing here" if error.status_code == 404 else "This cannot be done"
-        return await self.refuse(request, error.status_code, heading, error.detail)
+        heading, why = _SAID.get(error.status_code, ("This cannot be done", error.detail))
+        return await self.refuse(request, error.status_code, heading, why or error.detail)
 
 
 def _around(request: Request) -> dict[str, Any]:
