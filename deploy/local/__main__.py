@@ -23,6 +23,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `make d
 TRY = """\
 ready
 
+  consoles   {NOTES_URL}  (sign in with NOTES_TOKEN or SCHEDULER_TOKEN of {env_file})
   notes      {NOTES_URL}
   scheduler  {SCHEDULER_URL}
   backups    {BACKUPS_URL}  (signed)

@@ -14,7 +14,7 @@ from starlette_admin import route
 
 from notes_api import attachments
 from notes_api.console.notes import show
-from notes_api.console.parts import Pages, wrong_fields
+from notes_api.console.parts import Pages, allowed, wrong_fields
 from notes_api.errors import InvalidRequest, NoteTrashed, NotUploaded, StorageUnavailable
 from notes_api.routes.attachments import AttachmentIn
 from notes_api.storage import Storage
@@ -42,6 +42,7 @@ class AttachmentPages(Pages):
 
     @route("", methods=["POST"])
     async def upload(self, request: Request) -> Response:
+        allowed(request, ATTACH)
         try:
             note_id = UUID(str(request.state.form.get("note", "")))
         except ValueError:

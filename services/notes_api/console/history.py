@@ -8,9 +8,10 @@ from starlette.responses import Response
 from starlette_admin import route
 
 from notes_api import notes, revisions
-from notes_api.console.parts import Pages, number
+from notes_api.console.parts import Pages, allowed, number
 from notes_api.notes import Version
 from notes_api.schemas import etag
+from notes_api.tokens import WRITE
 
 AT_ONCE = 30
 MAX_REVISION = 2**31 - 1
@@ -48,6 +49,7 @@ class HistoryPages(Pages):
 
     @route("/{revision:number}/restore", methods=["POST"])
     async def restore(self, request: Request) -> Response:
+        allowed(request, WRITE)
         note_id, of = request.path_params["note_id"], request.path_params["revision"]
         if of > MAX_REVISION:
             raise HTTPException(404, "There is no such revision.")

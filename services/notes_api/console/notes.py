@@ -110,6 +110,7 @@ class NotePages(Pages):
 
     @route("/notes/new", methods=["POST"])
     async def create(self, request: Request) -> Response:
+        allowed(request, WRITE)
         form: FormData = request.state.form
         try:
             wanted = note_form.read(form)
@@ -208,6 +209,7 @@ class NotePages(Pages):
 
     async def _changed(self, request: Request, action: str, told: str, change: Change, to: str = "") -> Response:
         """A change of the version that the page shows."""
+        allowed(request, WRITE)
         note_id: UUID = request.path_params["note_id"]
         expected = Version.read(str(request.state.form.get("version", "")) or None)
         async with self.doing(request, action, str(note_id), told=told) as (connection, caller):

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette_admin import route
 
 from notes_api import tokens
-from notes_api.console.parts import Pages, Wrong, wrong_fields
+from notes_api.console.parts import Pages, Wrong, allowed, wrong_fields
 from notes_api.console.sessions import Session
 from notes_api.routes.tokens import TokenIn
 from notes_api.tokens import ADMIN
@@ -39,6 +39,7 @@ class TokenPages(Pages):
     @route("", methods=["POST"])
     async def create(self, request: Request) -> Response:
         """The token is in this answer and never again: it is not asked for anew."""
+        allowed(request, ADMIN)
         form, session = request.state.form, request.state.session
         chosen = [str(each) for each in form.getlist("scopes") if session.may(str(each))]
         days = str(form.get("days", "")).strip()

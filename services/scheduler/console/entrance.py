@@ -135,6 +135,9 @@ class Guard:
         except HTTPException as error:  # of a form that cannot be read
             told = "The form could not be read"
             await (await self._refuse(request, error.status_code, told, error.detail))(scope, receive, answer)
+        finally:
+            if form := getattr(request.state, "form", None):
+                await form.close()  # what it holds of files
 
     async def _admit(self, request: Request, inside: str, add: Callable[[str, str], Any]) -> Response | None:
         """None when it may go on. Sets `session`, `proof` of forms, and of a POST its `form`."""

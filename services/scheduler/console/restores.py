@@ -41,6 +41,7 @@ class RestorePages(BackupParts):
     @route("/new", methods=["POST"])
     async def ask(self, request: Request) -> Response:
         """A dry run, for rows and tables of the live database; a new database needs none, since nothing is there."""
+        allowed(request, BACKUPS_WRITE)
         form: FormData = request.state.form
         backup_id = str(form.get("backup", ""))
         try:

@@ -55,6 +55,7 @@ class SchedulePages(Pages):
 
     @route("/new", methods=["POST"])
     async def create(self, request: Request) -> Response:
+        allowed(request, SCHEDULES_WRITE)
         form: FormData = request.state.form
         try:
             wanted = await self._fitting(request, form)
@@ -144,6 +145,7 @@ class SchedulePages(Pages):
 
     @route("/{schedule_id:uuid}/pause", methods=["POST"])
     async def pause(self, request: Request) -> Response:
+        allowed(request, SCHEDULES_WRITE)
         form: FormData = request.state.form
         try:
             wanted = to_come(PauseIn.model_validate(_pause(form)))
@@ -177,6 +179,7 @@ class SchedulePages(Pages):
     @route("/{schedule_id:uuid}/backfill", methods=["POST"])
     async def backfill(self, request: Request) -> Response:
         """First how many runs it would have; with that `count`, they are made."""
+        allowed(request, SCHEDULES_WRITE)
         form: FormData = request.state.form
         try:
             wanted = BackfillPlanIn.model_validate({name: _utc(form, name) for name in ("from", "to")} | _which(form))

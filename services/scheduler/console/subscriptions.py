@@ -10,7 +10,7 @@ from scheduler import catalogue
 from scheduler.answers import AnswerError, Refused
 from scheduler.console.backups import BackupParts, may_read
 from scheduler.console.parts import Wrong, allowed
-from scheduler.tokens import BACKUPS_READ
+from scheduler.tokens import BACKUPS_READ, BACKUPS_WRITE
 
 EVENTS = {
     "backup.proven": "a backup is proven",
@@ -40,6 +40,7 @@ class SubscriptionPages(BackupParts):
 
     @route("", methods=["POST"])
     async def add(self, request: Request) -> Response:
+        allowed(request, BACKUPS_WRITE)
         form = request.state.form
         email = str(form.get("email", "")).strip()
         events = [str(each) for each in form.getlist("events")]
