@@ -5,23 +5,17 @@ primary key; a path names one by itself where it is one plain value, and else by
 """
 
 import base64
-import hashlib
 import json
 import re
-import zlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-import httpx
 from pydantic import BaseModel, Field
 
 from scheduler import backups
-from scheduler.answers import ANSWER_SECONDS, CONNECT_SECONDS, Refused, Unavailable, failure
 from scheduler.backups import Backups, Count, Moment, Name, Text
 
-MAX_INDEX_BYTES = 16 * 1024 * 1024  # unpacked; a line of 200 bytes tells of 128 KiB, so this is of 10 GiB
-MAX_BLOCK_BYTES = 8 * 1024 * 1024
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9\-._~:@]+", re.ASCII)
 Loose = Annotated[str, Field(max_length=20_000)]
 
@@ -212,24 +206,6 @@ class _Told(BaseModel):
     confirmed: Count = 0
 
 
-class Block(BaseModel):
-    """Where whole rows are in a table's data, and the digest of them."""
-
-    offset: Count
-    length: Count
-    rows: Count
-    sha256: str
-
-
-class Rows(BaseModel):
-    """The rows of a block, each as it is stored, which have the digest that the index says."""
-
-    number: int
-    blocks: int
-    before: int  # rows in the blocks before
-    rows: list[dict[str, Any]]
-
-
 async def page(api: Backups, before: str | None = None) -> Page:
     return await api.ask(Page, "GET", f"backups/before/{before}" if before else "backups")
 
@@ -290,25 +266,6 @@ async def send_test(api: Backups) -> int:
     return (await api.ask(_Told, "POST", "subscriptions/test")).confirmed
 
 
-async def rows(found: Link, number: int) -> Rows:
-    """Those of a block of a table; read from the bucket and compared. Raises Refused when they differ, too."""
-    timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-    async with httpx.AsyncClient(timeout=timeout, trust_env=False) as http:
-        index = _unpacked(await _get(http, found.index_url), MAX_INDEX_BYTES)
-        blocks = [Block.model_validate_json(line) for line in index.splitlines()]
-        if not blocks:
-            return Rows(number=0, blocks=0, before=0, rows=[])
-        if not 0 <= number < len(blocks):
-            raise Refused(f"The table has {len(blocks)} blocks of rows, from 0 on.", 404)
-        block = blocks[number]
-        last = block.offset + block.length - 1
-        content = _unpacked(await _get(http, found.url, {"Range": f"bytes={block.offset}-{last}"}), MAX_BLOCK_BYTES)
-    if hashlib.sha256(content).hexdigest() != block.sha256:
-        raise Refused("These rows are not those that were stored: their digest is another one. Do not restore them.")
-    parsed = [json.loads(line) for line in content.splitlines()]
-    return Rows(number=number, blocks=len(blocks), before=sum(each.rows for each in blocks[:number]), rows=parsed)
-
-
 def written(key: Sequence[Any]) -> str:
     """As a path has it."""
     if len(key) == 1 and _PLAIN_KEY.fullmatch(str(key[0])) and str(key[0]) not in {".", ".."}:
@@ -318,30 +275,3 @@ def written(key: Sequence[Any]) -> str:
 
 def _segment(text: str) -> str:
     return quote(text, safe="")
-
-
-async def _get(http: httpx.AsyncClient, url: str, headers: dict[str, str] | None = None) -> bytes:
-    try:
-        response = await http.get(url, headers={"Accept-Encoding": "identity", **(headers or {})})
-    except httpx.RequestError as error:
-        raise Unavailable(f"The bucket does not answer ({type(error).__name__}).") from error
-    if not response.is_success:
-        raise failure("The bucket", response)
-    return response.content
-
-
-def _unpacked(packed: bytes, most: int) -> bytes:
-    """Of one or more gzip members, up to `most` bytes."""
-    found, rest = b"", packed
-    try:
-        while rest:
-            member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-            found += member.decompress(rest, most + 1 - len(found))
-            if len(found) > most:
-                raise Refused(f"It is too large to be shown: over {most} bytes. Download the table instead.")
-            if not member.eof:
-                raise zlib.error("it ends early")
-            rest = member.unused_data
-    except zlib.error as error:
-        raise Refused(f"What is stored cannot be unpacked: {error}.") from None
-    return found

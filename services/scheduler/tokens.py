@@ -1,21 +1,26 @@
 """Bearer tokens: made once, shown once, kept as a hash.
 
     python -m scheduler.tokens create --name NAME --scope runs:read [--scope schedules:write ...] [--expires-days N]
+    python -m scheduler.tokens list
+    python -m scheduler.tokens revoke ID
 
-prints the token alone on standard output. HOLDFAST_DATABASE_URL is that of the role `scheduler_app`.
+`create` prints the token alone on standard output, `list` a JSON object a line. Who has signed in to the console with a
+token is signed out when it is revoked. HOLDFAST_DATABASE_URL is that of the role `scheduler_app`.
 """
 
 import argparse
 import asyncio
 import hashlib
+import json
 import os
 import secrets
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import asyncpg
-from sqlalchemy import func, or_, select, text
+from sqlalchemy import delete, func, or_, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -32,6 +37,7 @@ RUNS_WRITE = "runs:write"
 BACKUPS_READ = "backups:read"  # what is in backups, whoever's it is
 BACKUPS_WRITE = "backups:write"
 SCOPES = (SCHEDULES_READ, SCHEDULES_WRITE, RUNS_READ, RUNS_WRITE, BACKUPS_READ, BACKUPS_WRITE)
+_SHOWN = ("id", "name", "scopes", "created_at", "expires_at", "last_used_at")
 
 # At most once a minute, and never waiting for another request that does the same.
 _TOUCH = text("""
@@ -63,35 +69,66 @@ async def authenticate(session: AsyncSession, token: str) -> Token:
     return found
 
 
+async def revoke(session: AsyncSession, token_id: UUID) -> bool:
+    """It is refused from the next request on. False when there is none."""
+    gone = await session.scalar(delete(Token).where(Token.id == token_id).returning(Token.id))
+    return gone is not None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Ends with exit code 1 and one line when the settings or the database are not right."""
     wanted = _parse(arguments)
     settings = Settings.from_env(os.environ)
     try:
-        token = asyncio.run(_create(settings, wanted))
+        told = asyncio.run(_do(settings, wanted))
     except (OSError, asyncpg.PostgresError, DBAPIError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
-        sys.exit(f"no token was made: {cause}")
-    sys.stderr.write(f"token {wanted.name!r} with {' '.join(wanted.scopes)}, shown only now:\n")
-    sys.stdout.write(f"{token}\n")
+        sys.exit(f"{wanted.failed}: {cause}")
+    if told is None:
+        sys.exit("there is no such token")
+    if wanted.do is _create:
+        sys.stderr.write(f"token {wanted.name!r} with {' '.join(wanted.scopes)}, shown only now:\n")
+    sys.stdout.write(told)
 
 
-async def _create(settings: Settings, wanted: argparse.Namespace) -> str:
-    expires_at = datetime.now(UTC) + timedelta(days=wanted.expires_days) if wanted.expires_days else None
+async def _do(settings: Settings, wanted: argparse.Namespace) -> str | None:
+    """What is to be told, once it is done."""
     engine = db.create_engine(settings, application_name="scheduler.tokens")
     try:
         async with AsyncSession(engine) as session, session.begin():
-            return await create(session, wanted.name, wanted.scopes, expires_at)
+            told: str | None = await wanted.do(session, wanted)
+            return told
     finally:
         await engine.dispose()
 
 
+async def _create(session: AsyncSession, wanted: argparse.Namespace) -> str:
+    expires_at = datetime.now(UTC) + timedelta(days=wanted.expires_days) if wanted.expires_days else None
+    return f"{await create(session, wanted.name, wanted.scopes, expires_at)}\n"
+
+
+async def _list(session: AsyncSession, _: argparse.Namespace) -> str:
+    found = await session.scalars(select(Token).order_by(Token.id))
+    return "".join(f"{json.dumps({name: getattr(each, name) for name in _SHOWN}, default=str)}\n" for each in found)
+
+
+async def _revoke(session: AsyncSession, wanted: argparse.Namespace) -> str | None:
+    return "" if await revoke(session, wanted.id) else None
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scheduler.tokens", description="Bearer tokens of the scheduler.")
-    create = parser.add_subparsers(required=True).add_parser("create", help="make a token and print it")
+    commands = parser.add_subparsers(required=True)
+    create = commands.add_parser("create", help="make a token and print it")
+    create.set_defaults(do=_create, failed="no token was made")
     create.add_argument("--name", required=True, type=_name, help="what it is for")
     create.add_argument("--scope", dest="scopes", action="append", required=True, choices=SCOPES)
     create.add_argument("--expires-days", type=int, choices=range(1, 3651), metavar="1..3650", help="never without it")
+    listing = commands.add_parser("list", help="print the tokens, without what they are")
+    listing.set_defaults(do=_list, failed="nothing was listed")
+    revoke = commands.add_parser("revoke", help="have a token refused from now on")
+    revoke.add_argument("id", type=UUID, help="as `list` shows it")
+    revoke.set_defaults(do=_revoke, failed="nothing was revoked")
     return parser.parse_args(arguments)
 
 

@@ -71,6 +71,27 @@ def test_a_deleted_note_comes_back_from_a_backup(visitor: Visitor, stack: Stack)
     visitor.sees("tried a restore")
 
 
+def test_what_is_stored_is_looked_into_verified_and_compared(visitor: Visitor, stack: Stack) -> None:
+    with stack.notes() as notes:
+        note = notes.post("/v1/notes", json={"title": "Looked into"}).json()
+    backup_id = stack.ended(stack.trigger())["backup_id"]
+    visitor.sign_in("/ops")
+    visitor.goes_to(f"/ops/backups/{backup_id}")
+    visitor.presses("Verify it")
+    visitor.heading("It is what was stored")
+    visitor.goes_to(f"/ops/backups/{backup_id}")
+    visitor.follows("notes.notes")
+    visitor.sees("Looked into")
+    with stack.notes() as notes:
+        assert notes.delete(f"/v1/notes/{note['id']}", headers={"If-Match": note["etag"]}).is_success
+    visitor.goes_to(f"/ops/backups/{backup_id}")
+    visitor.presses("Show what differs")
+    visitor.sees("deleted_at changed")
+    visitor.goes_to(f"/ops/backups/{backup_id}")
+    visitor.presses("Prove it again")
+    expect(visitor.page.get_by_role("heading", name="Proof 2: proven")).to_be_visible(timeout=120_000)
+
+
 def test_a_run_that_failed_says_why(visitor: Visitor) -> None:
     visitor.sign_in("/ops")
     visitor.goes_to("/ops/schedules/new")

@@ -132,8 +132,8 @@ async def test_paused_resumed_run_and_deleted(ada: Visitor, ops: httpx.AsyncClie
 async def test_a_backfill_says_its_count_first(ada: Visitor, ops: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
     made = await added(ada, when="every", every="1", unit="hours")
     await sql.execute(
-        "update scheduler.schedules set accounted_from = now() - interval '1 day', anchor_at = now() - interval '1 day',"
-        " next_due_at = date_trunc('hour', now()) + interval '2 hours' where id = $1",
+        "update scheduler.schedules set accounted_from = now() - interval '1 day',"
+        " anchor_at = now() - interval '1 day', next_due_at = now() + interval '2 hours' where id = $1",
         made,
     )
     await sql.execute(

@@ -1,5 +1,6 @@
 """python -m scheduler.tokens."""
 
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,18 @@ def test_what_was_asked_for_is_kept(run: "Command", database_url: str, cluster: 
     kept = "select name, scopes, (expires_at - created_at)::text ~ '^(29 days 23:59|30 days)' from scheduler.tokens"
     row = cluster.server.psql(database, [kept]).strip()
     assert row == "Ada's laptop|{runs:read}|t"
+
+
+def test_tokens_are_listed_and_revoked_by_their_id(run: "Command", database_url: str) -> None:
+    made = run("tokens", *CREATE, HOLDFAST_DATABASE_URL=database_url).stdout.strip()
+    listed = run("tokens", "list", HOLDFAST_DATABASE_URL=database_url).stdout
+    token = json.loads(listed)
+    assert (token["name"], token["scopes"]) == ("Ada's laptop", ["runs:read"])
+    assert made.removeprefix("hf_") not in listed
+    assert run("tokens", "revoke", token["id"], HOLDFAST_DATABASE_URL=database_url).returncode == 0
+    assert run("tokens", "list", HOLDFAST_DATABASE_URL=database_url).stdout == ""
+    again = run("tokens", "revoke", token["id"], HOLDFAST_DATABASE_URL=database_url)
+    assert (again.returncode, again.stderr) == (1, "there is no such token\n")
 
 
 @pytest.mark.parametrize(

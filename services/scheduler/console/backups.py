@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette_admin import route
 
-from scheduler import catalogue, watch
+from scheduler import catalogue, reading, watch
 from scheduler.answers import AnswerError, Refused
 from scheduler.backups import Backups
 from scheduler.console.parts import Pages, allowed
@@ -123,6 +123,20 @@ class BackupPages(BackupParts):
             return await self.refused(request, error)
         return self.to(request, f"/backups/{backup_id}")
 
+    @route("/{backup_id}/verify", methods=["POST"])
+    async def verify(self, request: Request) -> Response:
+        """What is stored is read, all of it, and compared with the manifest. Nothing is restored, as a proof does."""
+        allowed(request, BACKUPS_READ)
+        backup_id = request.path_params["backup_id"]
+        try:
+            found = await catalogue.show(self.api, backup_id)
+            tables = await reading.verify(self.api, found)
+        except AnswerError as error:
+            return await self.refused(request, error)
+        async with self.doing(request, BACKUPS_READ, "verified a backup", backup_id):
+            pass
+        return await self.page(request, "verified.html", backup=found, tables=tables)
+
     @route("/{backup_id}/tables/{table}/download")
     async def download(self, request: Request) -> Response:
         """A link of the bucket, which is good for minutes. Who took it is in the audit list."""
@@ -143,7 +157,7 @@ class BackupPages(BackupParts):
         number, start = (_count(request, name) for name in ("block", "from"))
         try:
             link = await catalogue.link(self.api, backup_id, table)
-            found = await catalogue.rows(link, number)
+            found = await reading.rows(link, number)
         except AnswerError as error:
             return await self.refused(request, error)
         shown = found.rows[start : start + ROWS_AT_ONCE]
@@ -238,7 +252,7 @@ def _count(request: Request, name: str) -> int:
     return int(text)
 
 
-def _next(found: catalogue.Rows, start: int) -> str:
+def _next(found: reading.Rows, start: int) -> str:
     if start + ROWS_AT_ONCE < len(found.rows):
         return f"?block={found.number}&from={start + ROWS_AT_ONCE}"
     return f"?block={found.number + 1}" if found.number + 1 < found.blocks else ""
