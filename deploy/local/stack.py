@@ -232,7 +232,7 @@ class Stack:
         url = f"http://127.0.0.1:{self._settings.port}"
         return {
             "NOTES_URL": url,
-            "NOTES_TOKEN": self._token("notes_api", f"{url}/v1/notes", server.url("notes_app", database)),
+            "NOTES_TOKEN": self._token("notes_api", f"{url}/v1/tokens", server.url("notes_app", database)),
             "SCHEDULER_URL": url,
             "SCHEDULER_TOKEN": self._token("scheduler", f"{url}/v1/runs", server.url("scheduler_app", database)),
             "BACKUPS_URL": deployed.backups_url,

@@ -207,7 +207,7 @@ class _Told(BaseModel):
 
 
 async def page(api: Backups, before: str | None = None) -> Page:
-    return await api.ask(Page, "GET", f"backups/before/{before}" if before else "backups")
+    return await api.ask(Page, "GET", f"backups/before/{_segment(before)}" if before else "backups")
 
 
 async def show(api: Backups, backup_id: str) -> Backup:

@@ -126,8 +126,7 @@ async def look(session: AsyncSession) -> Overview:
 def _days(monday: date, today: date, backups: Sequence[Row[Any]], without: Sequence[Row[Any]]) -> list[Day]:
     counts: dict[date, Counter[str]] = {}
     for each in backups:
-        state = "failed" if each.state == "cancelled" else each.state
-        counts.setdefault(each.created_at.astimezone(UTC).date(), Counter())[state] += 1
+        counts.setdefault(each.created_at.astimezone(UTC).date(), Counter())[each.state] += 1
     for row in without:
         counts.setdefault(row.day, Counter())[row.state] += row.number
     all_days = (monday + timedelta(days=number) for number in range(7 * WEEKS))

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from scheduler import catalogue
 from scheduler.answers import ANSWER_SECONDS, CONNECT_SECONDS, Refused, Unavailable, failure
@@ -55,7 +55,10 @@ async def rows(link: Link, number: int) -> Rows:
     """Those of a block of a table. Raises Refused when they are not what was stored, too."""
     async with _client() as http:
         index = _unpacked(await _got(http, link.index_url), MAX_INDEX_BYTES)
-        blocks = [Block.model_validate_json(line) for line in index.splitlines()]
+        try:
+            blocks = [Block.model_validate_json(line) for line in index.splitlines()]
+        except ValidationError:
+            raise Refused("The index of the table cannot be read: it is not what was stored.") from None
         if not blocks:
             return Rows(0, 0, 0, [])
         if number >= len(blocks):
@@ -66,7 +69,9 @@ async def rows(link: Link, number: int) -> Rows:
     if hashlib.sha256(content).hexdigest() != block.sha256:
         raise Refused("These rows are not those that were stored: their digest is another one. Do not restore them.")
     before = sum(each.rows for each in blocks[:number])
-    return Rows(number, len(blocks), before, [json.loads(line) for line in content.splitlines()])
+    # Every digit of numbers stays: they are texts here.
+    found = [json.loads(line, parse_int=str, parse_float=str) for line in content.splitlines()]
+    return Rows(number, len(blocks), before, found)
 
 
 async def verify(api: Backups, backup: Backup) -> list[Verified]:

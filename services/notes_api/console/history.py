@@ -1,6 +1,6 @@
 """What a note was before each change."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,8 +25,8 @@ class HistoryPages(Pages):
     async def index(self, request: Request) -> Response:
         note_id, given = request.path_params["note_id"], request.query_params.get("from", "")
         try:
-            start = datetime.fromisoformat(given) if given else None
-        except ValueError:
+            start = datetime.fromisoformat(given).astimezone(UTC) if given else None
+        except (ValueError, OverflowError):
             raise HTTPException(404, "There is no such page.") from None
         async with self.reading(request) as (connection, caller):
             note = await notes.get(connection, caller.owner, note_id)

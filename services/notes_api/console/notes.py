@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette_admin import route
 
-from notes_api import lines, lists, notes, search, tags
+from notes_api import lines, lists, notes, search
 from notes_api.console import markdown, note_form
 from notes_api.console.note_form import FormError
 from notes_api.console.parts import Pages, Wrong, allowed
@@ -54,7 +54,6 @@ class NotePages(Pages):
         given = {name: query.get(name, "").strip() for name in ("q", "tag", "pinned", "sort", "shelf")}
         filters = _filters(given)
         async with self.reading(request) as (connection, caller):
-            known, _ = await tags.page(connection, caller.owner, None, 200)
             found = await self._found(connection, caller, given, filters, query.get("cursor") or None)
         kept = {name: value for name, value in given.items() if value}
         return await self.page(
@@ -63,7 +62,6 @@ class NotePages(Pages):
             given=given,
             shelves=SHELVES,
             sorts=SORTS,
-            tags=known,
             kept=urlencode({name: value for name, value in kept.items() if name != "shelf"}),
             first=f"?{urlencode(kept)}" if query.get("cursor") else "",
             next=f"?{urlencode({**kept, 'cursor': found['cursor']})}" if found["cursor"] else "",
@@ -123,7 +121,7 @@ class NotePages(Pages):
     @route("/notes/preview", methods=["POST"])
     async def preview(self, request: Request) -> Response:
         text = str(request.state.form.get("content", ""))
-        return HTMLResponse(markdown.html(text) or '<p class="text-secondary mb-0">It is shown as you write.</p>')
+        return HTMLResponse(await markdown.html(text) or '<p class="text-secondary mb-0">It is shown as you write.</p>')
 
     @route("/notes/{note_id:uuid}")
     async def show(self, request: Request) -> Response:
@@ -219,7 +217,7 @@ class NotePages(Pages):
     async def _form(
         self, request: Request, values: Any, *, of: Row | None = None, status: int = 200, **more: Any
     ) -> Response:
-        html = markdown.html(str(values.get("content") or ""))
+        html = await markdown.html(str(values.get("content") or ""))
         return await self.page(request, "note_form.html", status, values=values, of=of, html=html, **more)
 
 
@@ -229,7 +227,7 @@ async def show(
     """The page of a note; `wrong` is of a form on it."""
     async with pages.reading(request) as (connection, caller):
         note = await notes.get(connection, caller.owner, note_id)
-    context = {"note": note, "version": etag(note), "html": markdown.html(note["content"]), "wrong": wrong or {}}
+    context = {"note": note, "version": etag(note), "html": await markdown.html(note["content"]), "wrong": wrong or {}}
     return await pages.page(request, "note.html", status, bucket=pages.outside.storage is not None, **context)
 
 

@@ -17,6 +17,7 @@ IDLE_SECONDS = 30 * 60
 LONGEST = "12 hours"
 MAX_REFUSALS = 10  # of one address
 REFUSED_WITHIN = "15 minutes"
+MAX_SUBJECT_CHARACTERS = 500
 
 _HOLDS = f"""
 s.used_at > now() - interval '{IDLE_SECONDS} seconds' and s.created_at > now() - interval '{LONGEST}'
@@ -102,7 +103,8 @@ async def tell(connection: Connection, session: Session, told: Mapping[str, str]
 async def record(connection: Connection, session: Session, client: str, action: str, subject: str = "") -> None:
     """What a person did, in the transaction that does it."""
     caller = session.caller
-    await connection.execute(_RECORD, caller.owner, caller.token_id, session.name, client, action, subject)
+    told = _plain(subject)
+    await connection.execute(_RECORD, caller.owner, caller.token_id, session.name, client, action, told)
 
 
 async def record_refusal(connection: Connection, client: str, why: str) -> None:
@@ -118,6 +120,11 @@ async def too_many_refusals(connection: Connection, client: str) -> bool:
 async def audit(connection: Connection, owner: UUID, before: int | None, limit: int) -> list[Mapping[str, object]]:
     """What people did with the owner's notes and tokens by the console, the latest first, before an entry."""
     return [dict(row) for row in await connection.fetch(_AUDIT, owner, before, limit)]
+
+
+def _plain(text: str) -> str:
+    """What somebody typed, fit for a list."""
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_SUBJECT_CHARACTERS])
 
 
 def _hash(secret: str) -> bytes:

@@ -73,7 +73,7 @@ class BackupPages(BackupParts):
                 known = list(await database.scalars(query))
             seen_at = max((each.seen_at for each in known), default=None)
             return await self.page(request, "backups.html", backups=known, away=str(error), seen_at=seen_at)
-        if before is None:
+        if before is None and "x-live" not in request.headers:
             async with self.reading(request, BACKUPS_READ) as database:
                 await watch.note(database, found.items)
         more = f"?before={found.next_cursor}" if found.next_cursor else ""
@@ -84,7 +84,7 @@ class BackupPages(BackupParts):
         label = str(request.state.form.get("label", "")).strip() or None
         try:
             async with self.asking(request, "asked for a backup", label or "", told="It is being made.") as api:
-                made = await api.start(label, request.state.form["proof"][:32] + _nonce(request))
+                made = await api.start(label, _once(request))
         except AnswerError as error:
             return await self.refused(request, error)
         return self.to(request, f"/backups/{made.id}")
@@ -239,9 +239,9 @@ def _words(error: Refused) -> str:
     return str(error).partition(": ")[2] or str(error)
 
 
-def _nonce(request: Request) -> str:
-    """Of the page that has the form: sent twice, it asks for one backup."""
-    return str(request.state.form.get("once", ""))[:64]
+def _once(request: Request) -> str:
+    """Of this session and of the page that has the form: sent twice, it asks for one backup."""
+    return f"{request.state.proof[:32]}-{str(request.state.form.get('once', ''))[:32]}"
 
 
 def _count(request: Request, name: str) -> int:

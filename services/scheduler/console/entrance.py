@@ -141,6 +141,8 @@ class Guard:
 
     async def _admit(self, request: Request, inside: str, add: Callable[[str, str], Any]) -> Response | None:
         """None when it may go on. Sets `session`, `proof` of forms, and of a POST its `form`."""
+        if "\x00" in request.scope["path"] or any("\x00" in each for each in request.query_params.values()):
+            return await self._refuse(request, 404, "There is nothing here", "An address of ours has no NUL in it.")
         state, secret = request.state, request.cookies.get(COOKIE, "")
         async with db.transaction(self._outside.state.engine) as database:
             state.session = session = await sessions.find(database, secret) if secret else None

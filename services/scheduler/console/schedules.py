@@ -223,7 +223,7 @@ class SchedulePages(Pages):
             times = wanted.timing(now)
             return {"coming": preview.upcoming(times, now, SHOWN), "changes": preview.clock_changes(times, now)}
         async with self.reading(request, SCHEDULES_READ) as database:
-            schedule = await schedules.get(database, UUID(of))
+            schedule = await schedules.get(database, _id(of))
         times = wanted.timing(schedules.anchor(schedule, wanted, now))
         gone, come = preview.difference(due.timing(schedule), times, now, 10)
         return {
@@ -260,6 +260,14 @@ def _changes(times: Timing, now: datetime) -> list[str]:
         return preview.clock_changes(times, now)
     except NeverDue as error:
         return [error.detail]
+
+
+def _id(text: str) -> UUID:
+    """Raises HTTPException 404."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise HTTPException(404, "There is no such schedule.") from None
 
 
 def _after(request: Request) -> UUID | None:

@@ -21,6 +21,7 @@ IDLE_SECONDS = 30 * 60
 LONGEST = "12 hours"
 MAX_REFUSALS = 10  # of one address
 REFUSED_WITHIN = "15 minutes"
+MAX_SUBJECT_CHARACTERS = 500
 
 _HOLDS = f"""
 s.used_at > now() - interval '{IDLE_SECONDS} seconds' and s.created_at > now() - interval '{LONGEST}'
@@ -98,7 +99,7 @@ async def tell(database: AsyncSession, session: Session, told: Mapping[str, str]
 def record(database: AsyncSession, session: Session, client: str, action: str, subject: str = "") -> None:
     """What a person did, in the transaction that does it."""
     values: dict[str, Any] = {"token_id": session.token_id, "who": session.name, "client": client}
-    database.add(Audit(**values, action=action, subject=subject))
+    database.add(Audit(**values, action=action, subject=_plain(subject)))
 
 
 def record_refusal(database: AsyncSession, client: str, why: str) -> None:
@@ -117,6 +118,11 @@ async def audit(database: AsyncSession, before: int | None, limit: int) -> list[
     if before is not None:
         query = query.where(Audit.id < before)
     return list(await database.scalars(query))
+
+
+def _plain(text: str) -> str:
+    """What somebody typed, fit for a list."""
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_SUBJECT_CHARACTERS])
 
 
 def _hash(secret: str) -> bytes:

@@ -43,12 +43,15 @@ function replace(fresh) {
 }
 
 async function look() {
+  setTimeout(look, 1000 * document.body.dataset.every);
   if (document.hidden || live(document).length === 0 || document.querySelector("[data-live] :focus[data-holds]")) return;
   try {
     const answer = await fetch(location.href, { headers: { "X-Live": "1" }, signal: AbortSignal.timeout(10000) });
     if (answer.status === 401) return location.reload();
     if (!answer.ok) throw new Error(answer.status);
-    replace(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    document.body.dataset.every = fresh.body.dataset.every;
+    replace(fresh);
     seenAt = new Date();
     stale.hidden = true;
   } catch {
@@ -85,9 +88,8 @@ function preview(form) {
 function sending(event) {
   const form = event.target;
   if (form.dataset.confirm && !confirm(form.dataset.confirm)) return event.preventDefault();
-  if (form.method !== "post") return;
   if (form.dataset.sent) return event.preventDefault();
-  form.dataset.sent = "1";
+  if (form.method === "post") form.dataset.sent = "1";
   setTimeout(() => document.getElementById("busy").hidden = false, 400);
 }
 
@@ -114,5 +116,5 @@ for (const form of document.querySelectorAll("form:has([data-when])")) {
 for (const field of document.querySelectorAll("select[data-go]")) {
   field.addEventListener("change", () => field.form.requestSubmit());
 }
-setInterval(look, 2000);
+setTimeout(look, 1000 * document.body.dataset.every);
 setInterval(() => writeTimes(document), 30000);
