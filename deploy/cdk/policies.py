@@ -245,8 +245,11 @@ def console(methods: Mapping[str, str]) -> list[Statement]:
     """It shows and drives all that the API has; what it asks for is what the token of a person may."""
     # The `*` of an id matches slashes: GET /backups/{backup_id} is all that lies below one, too.
     show = "GET /backups/{backup_id}"
-    named = [arn for method, arn in methods.items() if method == show or not method.startswith("GET /backups/")]
-    return [_allow("CallEveryMethod", "execute-api:Invoke", *named)]
+    named = {name: arn for name, arn in methods.items() if name == show or not name.startswith("GET /backups/")}
+    looking = [arn for name, arn in named.items() if name.startswith("GET ")]
+    changing = [arn for name, arn in named.items() if not name.startswith("GET ")]
+    invoke = "execute-api:Invoke"
+    return [_allow("LookAtBackups", invoke, *looking), _allow("MakeAndChangeBackups", invoke, *changing)]
 
 
 def ops(bucket_arn: str, methods: Mapping[str, str], encryption: Encryption) -> list[Statement]:

@@ -75,7 +75,7 @@ async def note(session: AsyncSession, listed: Sequence[Backup]) -> None:
             if each.ended_at
             else None,
         }
-        for each in listed
+        for each in {each.id: each for each in listed}.values()
     ]
     await session.execute(_SEEN, {"seen": json.dumps(seen)})
 

@@ -24,12 +24,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from deploy.local import valkey
 from deploy.local.postgres import Postgres
-from scheduler import db, due, history, ledger, pruning
+from scheduler import db, due, history, ledger, pruning, tokens
+from scheduler.app import create_app
 from scheduler.models import Schedule
 from scheduler.schemas import RunsQuery
 from scheduler.settings import Settings
 from tests.bench.long_history import EVERY_MINUTE, SCHEDULES, fill
 from tests.scheduler import gateway, replicas
+from tests.scheduler.visitor import visitor
 from tests.servers import free_port, postgres, private_directory, running
 
 WORKERS = 2
@@ -49,6 +51,12 @@ _SCHEDULES = """
     insert into scheduler.schedules (name, cron, timezone, target, next_due_at)
     select 'schedule ' || n, n % 60 || ' 3 * * *', 'Europe/Ljubljana', '{"kind": "backup"}', $2
     from generate_series(1, $1) as n
+"""
+_BACKUPS = """
+    insert into scheduler.backups (id, state, created_at, seconds, rows, bytes)
+    select 'b' || n, (array['proven', 'proven', 'stored', 'failed'])[1 + n % 4], now() - n * interval '2 hours',
+        10 + n % 7, 1000000 + 100 * n, 100000000 + 1000 * n
+    from generate_series(1, 1000) as n
 """
 _LATE = """
     select percentile_disc(array[0.5, 0.99, 1]) within group (order by extract(epoch from {} - due_at)::float)
@@ -141,7 +149,29 @@ class Bench:
                             times.append(1000 * seconds)
                 medians = [statistics.median(times) for times in found.values()]
                 say(line(what, medians, "{:.2f}", judged("time with few", medians[1] / medians[0], SAME, "{:.2f}x")))
+            await self._overview(connection, self.server.url("scheduler_app", "many"))
             await self._prune(connection, large, until[large])
+
+    async def _overview(self, connection: asyncpg.Connection, url: str) -> None:
+        """The first page of the console, with a thousand backups as well."""
+        await connection.execute(_BACKUPS)
+        app = create_app(Settings.from_env({"HOLDFAST_DATABASE_URL": url}))
+        statements: list[str] = []
+        event.listen(app.state.engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        async with app.router.lifespan_context(app), visitor(app, tokens.SCOPES) as person:
+            await person.page()
+            statements.clear()
+            times = []
+            for _ in range(ROUNDS):
+                begun = time.perf_counter()
+                shown = await person.page()
+                times.append(1000 * (time.perf_counter() - begun))
+        queries = len(statements) / ROUNDS
+        say(f"the overview, with 1,000 backups and {self.runs:,} runs")
+        median = statistics.median(times)
+        say(line("overview, whole page", [median], "{:.0f}", judged("milliseconds", median, 200, "{:.0f}")))
+        say(line("", (), "", judged("queries", queries, 9, "{:g}")))
+        say(line("", (), "", judged("KiB, without style and script", len(shown.encode()) / 1024, 150, "{:.0f}")))
 
     async def _prune(self, connection: asyncpg.Connection, engine: AsyncEngine, until: datetime) -> None:
         """A tenth of all runs, as the worker does it; then a tick, and the account of what is left."""

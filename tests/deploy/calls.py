@@ -108,27 +108,31 @@ SIGN = [
     ),
     Call("kms", "get_public_key", {"KeyId": "$SigningKeyArn"}),
 ]
-EVERY_METHOD = gateway(
-    "POST /backups",
-    "GET /backups",
-    "GET /backups/x",
-    "POST /backups/x/cancel",
-    "POST /backups/x/proofs",
-    "POST /backups/x/restores",
-    "GET /restores/x",
-    "GET /rows/notes.notes/1/history",
-    "GET /retention",
-    "POST /retention",
-    "POST /subscriptions",
-    "GET /subscriptions",
-    "POST /subscriptions/test",
-    "DELETE /subscriptions/x",
-    "GET /backups/before/x",
-    "GET /backups/x/tables/notes.notes",
-    "GET /backups/x/tables/notes.notes/rows/1",
-    "GET /backups/x/diff/now",
-    "GET /backups/x/diff/now/after/y",
-)
+EVERY_METHOD = {
+    "LookAtBackups": gateway(
+        "GET /backups",
+        "GET /backups/x",
+        "GET /restores/x",
+        "GET /rows/notes.notes/1/history",
+        "GET /retention",
+        "GET /subscriptions",
+        "GET /backups/before/x",
+        "GET /backups/x/tables/notes.notes",
+        "GET /backups/x/tables/notes.notes/rows/1",
+        "GET /backups/x/diff/now",
+        "GET /backups/x/diff/now/after/y",
+    ),
+    "MakeAndChangeBackups": gateway(
+        "POST /backups",
+        "POST /backups/x/cancel",
+        "POST /backups/x/proofs",
+        "POST /backups/x/restores",
+        "POST /retention",
+        "POST /subscriptions",
+        "POST /subscriptions/test",
+        "DELETE /subscriptions/x",
+    ),
+}
 BURY = Call("sqs", "send_message", {"QueueUrl": "$DeadLetterQueueUrl", "MessageBody": "x"})
 ABORT = s3("abort_multipart_upload", DATA, UploadId="$UploadId")
 
@@ -181,9 +185,9 @@ RIGHTS: dict[str, dict[str, list[Call]]] = {
         "PlanAndApplyRetention": gateway("GET /retention", "POST /retention"),
         "AnnounceLostRuns": [PUBLISH],
     },
-    "ConsolePolicy": {"CallEveryMethod": EVERY_METHOD},
+    "ConsolePolicy": EVERY_METHOD,
     "OpsPolicy": {
-        "CallEveryMethod": EVERY_METHOD,
+        **EVERY_METHOD,
         "ReadBackupsAndRestores": [READ, READ_RESTORE],
         "ListBackupsAndRestores": LIST,
     },

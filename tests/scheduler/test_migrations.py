@@ -42,10 +42,14 @@ def test_up_down_and_up_again(run: "Command", cluster: Cluster, empty: str) -> N
     assert cluster.server.psql(empty, [TABLES]).split() == [
         "alarms",
         "alembic_version",
+        "audit",
+        "backups",
         "runs",
         "schedule_revisions",
         "schedules",
+        "sessions",
         "tokens",
+        "trials",
         "watch",
     ]
 

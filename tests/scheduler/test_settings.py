@@ -28,7 +28,8 @@ def test_others_variables_are_none_of_ours() -> None:
 def test_the_api_knows_nothing_of_the_workers_settings() -> None:
     with pytest.raises(
         SettingsError,
-        match=r"known: HOLDFAST_DATABASE_URL, HOLDFAST_DATABASE_CA, HOLDFAST_HTTP_TARGETS, HOLDFAST_OTLP_ENDPOINT$",
+        match=r"known: HOLDFAST_DATABASE_URL, HOLDFAST_DATABASE_CA, HOLDFAST_HTTP_TARGETS, HOLDFAST_OTLP_ENDPOINT,"
+        " HOLDFAST_BACKUPS_URL$",
     ):
         Settings.from_env(WORKER)
 
