@@ -160,7 +160,8 @@ format: $(VENV)/dev/.done ## put the code into its form
 	@$(VENV)/dev/bin/ruff check --quiet --fix .
 
 .PHONY: check
-check: lint test ## what CI runs
+check: $(TESTED:%=$(VENV)/%/.done) ## what CI runs: lint, and all the tests beside it
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target lint $(PARTS)
 
 .PHONY: bench
 bench: $(VENV)/dev/.done $(VENV)/emulator/.done $(VENV)/tools/.done ## measure backups, the notes API and the scheduler beside others; BENCH='--only scheduler'

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 
 from tests.system.stack import Stack
 
+SHOOTING = os.environ.get("HOLDFAST_SCREENSHOTS", "")
 SIZES = {"wide": (1280, 900), "narrow": (360, 740)}
 TOKENS = {"/admin": "NOTES_TOKEN", "/ops": "SCHEDULER_TOKEN"}
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -99,8 +100,8 @@ class Visitor:
 
     def shoots(self, name: str) -> None:
         """For people to look at, where HOLDFAST_SCREENSHOTS names a folder."""
-        if folder := os.environ.get("HOLDFAST_SCREENSHOTS"):
-            self.page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+        if SHOOTING:
+            self.page.screenshot(path=Path(SHOOTING) / f"{name}.png", full_page=True)
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"} and not any(

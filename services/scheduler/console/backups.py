@@ -63,6 +63,9 @@ class BackupPages(BackupParts):
     @route("")
     async def index(self, request: Request) -> Response:
         """What the backup API lists; while it is away, what was seen last."""
+        return await self._list(request)
+
+    async def _list(self, request: Request, status: int = 200, **more: Any) -> Response:
         allowed(request, BACKUPS_READ)
         before = request.query_params.get("before") or None
         try:
@@ -72,12 +75,13 @@ class BackupPages(BackupParts):
                 query = select(SeenBackup).order_by(SeenBackup.created_at.desc()).limit(KNOWN)
                 known = list(await database.scalars(query))
             seen_at = max((each.seen_at for each in known), default=None)
-            return await self.page(request, "backups.html", backups=known, away=str(error), seen_at=seen_at)
+            return await self.page(request, "backups.html", status, backups=known, away=str(error), seen_at=seen_at)
         if before is None and "x-live" not in request.headers:
             async with self.reading(request, BACKUPS_READ) as database:
                 await watch.note(database, found.items)
-        more = f"?before={found.next_cursor}" if found.next_cursor else ""
-        return await self.page(request, "backups.html", backups=found.items, next=more, first="?" if before else "")
+        next_ = f"?before={found.next_cursor}" if found.next_cursor else ""
+        first = "?" if before else ""
+        return await self.page(request, "backups.html", status, backups=found.items, next=next_, first=first, **more)
 
     @route("/new", methods=["POST"])
     async def make(self, request: Request) -> Response:
@@ -85,6 +89,9 @@ class BackupPages(BackupParts):
         try:
             async with self.asking(request, "asked for a backup", label or "", told="It is being made.") as api:
                 made = await api.start(label, _once(request))
+        except Refused as error:
+            wrong = {"label": error.parts.get("label", str(error))}
+            return await self._list(request, error.status or 422, label=label, wrong=wrong)
         except AnswerError as error:
             return await self.refused(request, error)
         return self.to(request, f"/backups/{made.id}")
