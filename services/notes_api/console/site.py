@@ -35,7 +35,7 @@ _PAGES: tuple[type[Pages], ...] = (TagPages, ChangesPages, TokenPages, AuditPage
 
 _SAID = {
     403: ("The token lacks a scope", "What you signed in with may not see this page. Sign in with a token that may."),
-    404: ("There is nothing here", ""),
+    404: ("There is nothing here", "The address is wrong, or what was here is gone."),
 }
 
 

@@ -46,7 +46,7 @@ _PAGES: tuple[type[Pages], ...] = (
 
 _SAID = {
     403: ("The token lacks a scope", "What you signed in with may not see this page. Sign in with a token that may."),
-    404: ("There is nothing here", ""),
+    404: ("There is nothing here", "The address is wrong, or what was here is gone."),
 }
 
 
