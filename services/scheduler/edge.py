@@ -84,6 +84,8 @@ def route(scope: Scope) -> str:
     """Its template, `/v1/runs/{run_id}`; never the path, of which there are as many as clients like."""
     if chosen := scope.get("fastapi", {}).get("effective_route_context") or scope.get("route"):
         return str(chosen.path_format)
+    if mounted := scope.get("root_path"):  # all of the console is one
+        return str(mounted)
     # What the framework itself serves, as /docs, has an endpoint and no route; then the path is a literal.
     return str(scope["path"]) if "endpoint" in scope and not scope.get("path_params") else "unmatched"
 

@@ -193,3 +193,13 @@ async def test_a_form_that_cannot_be_read_is_refused(ada: Visitor) -> None:
         "/ops/schedules/new", content=b"--x\r\nnothing", headers={"Content-Type": "multipart/form-data; boundary=y"}
     )
     assert broken.status_code in {400, 403}
+
+
+async def test_who_makes_addresses_up_makes_no_time_series(ada: Visitor, stranger: Visitor) -> None:
+    for number in range(3):
+        await stranger.get(f"/ops/made-up-{number}")
+        await ada.get(f"/ops/made-up-{number}")
+        await ada.get(f"/ops/static/made-up-{number}")
+    counted = (await stranger.get("/metrics")).text
+    assert "made-up" not in counted
+    assert 'route="/ops"' in counted
