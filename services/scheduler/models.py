@@ -242,6 +242,7 @@ class Watch(Table):
     last_proven_id: Mapped[str | None]
     last_proven_at: Mapped[datetime | None]  # when its rows were read
     proven_within_seconds: Mapped[int | None]  # what the worker that looked last wants
+    seen_at: Mapped[datetime | None]  # when the backups were told last
 
 
 class SeenBackup(Table):
@@ -257,7 +258,6 @@ class SeenBackup(Table):
     rows: Mapped[int] = mapped_column(BigInteger)
     bytes: Mapped[int] = mapped_column(BigInteger)
     reason: Mapped[str | None]
-    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 Index("backups_created_at_idx", SeenBackup.created_at)

@@ -16,9 +16,7 @@ KINDS = ("proven", "stored", "suspect", "broken", "failed", "missed")
 GOOD = ("proven", "stored")
 
 _WATCH = text("""
-    select last_proven_id, last_proven_at, proven_within_seconds, nullif(looked_at, '-infinity') as looked_at,
-        now() as now
-    from scheduler.watch
+    select last_proven_id, last_proven_at, proven_within_seconds, seen_at, now() as now from scheduler.watch
 """)
 _NEXT = text("""
     select id, name, timezone, next_due_at, target->>'kind' as kind from scheduler.schedules
@@ -81,7 +79,7 @@ class Overview:
     proven_id: str | None
     proven_at: datetime | None
     within: timedelta | None
-    looked_at: datetime | None
+    seen_at: datetime | None  # when the backups were told last
     coming: Sequence[Row[Any]]
     running: Sequence[Row[Any]]
     failed: Sequence[Row[Any]]
@@ -113,7 +111,7 @@ async def look(session: AsyncSession) -> Overview:
         proven_id=watch.last_proven_id,
         proven_at=watch.last_proven_at,
         within=timedelta(seconds=seconds) if seconds else None,
-        looked_at=watch.looked_at,
+        seen_at=watch.seen_at,
         coming=(await session.execute(_NEXT, most)).all(),
         running=(await session.execute(_RUNNING, most)).all(),
         failed=(await session.execute(_FAILED, most)).all(),

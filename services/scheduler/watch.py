@@ -29,16 +29,19 @@ _PROVEN = text("""
     update scheduler.watch set last_proven_id = :id, last_proven_at = :at, proven_within_seconds = :within_seconds
     returning since, coalesce(last_proven_at, since) as proven_at, now() as now
 """)
+# What is as it was is not written: a backup of this table would differ from the last one for nothing.
 _SEEN = text("""
-    insert into scheduler.backups (id, state, label, created_at, seconds, rows, bytes, reason, seen_at)
-    select id, state, label, created_at, seconds, rows, bytes, reason, now()
+    insert into scheduler.backups as known (id, state, label, created_at, seconds, rows, bytes, reason)
+    select id, state, label, created_at, seconds, rows, bytes, reason
     from jsonb_to_recordset(cast(:seen as jsonb)) as seen (
         id text, state text, label text, created_at timestamptz, seconds float, rows bigint, bytes bigint, reason text
     )
     on conflict (id) do update set
         state = excluded.state, label = excluded.label, seconds = excluded.seconds, rows = excluded.rows,
-        bytes = excluded.bytes, reason = excluded.reason, seen_at = excluded.seen_at
+        bytes = excluded.bytes, reason = excluded.reason
+    where known.* is distinct from excluded.*
 """)
+_SEEN_NOW = text("update scheduler.watch set seen_at = now()")
 _SOON = text("""
     update scheduler.watch set looked_at = now() - cast(:every as interval) - interval '1 second'
     where looked_at > now() - cast(:every as interval)
@@ -62,7 +65,8 @@ async def look(engine: AsyncEngine, backups: Backups, proven_within: timedelta) 
         async with db.transaction(engine) as session:
             await _judge(session, listed, now, proven_within)
             await _adopt(session, listed or [], now, since)
-            await note(session, listed or [])
+            if listed is not None:
+                await note(session, listed)
     return True
 
 
@@ -78,6 +82,7 @@ async def note(session: AsyncSession, listed: Sequence[Backup]) -> None:
         for each in {each.id: each for each in listed}.values()
     ]
     await session.execute(_SEEN, {"seen": json.dumps(seen)})
+    await session.execute(_SEEN_NOW)
 
 
 async def soon(session: AsyncSession) -> None:

@@ -174,8 +174,9 @@ async def test_a_backup_api_that_is_away_leaves_what_was_seen(
     database_url: str, sql: asyncpg.Connection, aws_env: dict[str, str]
 ) -> None:
     await sql.execute(
-        "insert into scheduler.backups (id, state, created_at, seconds, rows, bytes, seen_at)"
-        " values ('seen', 'proven', now() - interval '2 hours', 1.5, 42, 1000, now() - interval '1 hour')"
+        "insert into scheduler.backups (id, state, created_at, seconds, rows, bytes)"
+        " values ('seen', 'proven', now() - interval '2 hours', 1.5, 42, 1000);"
+        " update scheduler.watch set seen_at = now() - interval '1 hour'"
     )
     env = {"HOLDFAST_DATABASE_URL": database_url, "HOLDFAST_BACKUPS_URL": "http://127.0.0.1:9/v1"}
     app = create_app(Settings.from_env(env))

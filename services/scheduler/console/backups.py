@@ -17,7 +17,7 @@ from scheduler.answers import AnswerError, Refused
 from scheduler.backups import Backups
 from scheduler.console.parts import Pages, allowed
 from scheduler.console.sessions import Session
-from scheduler.models import SeenBackup
+from scheduler.models import SeenBackup, Watch
 from scheduler.tokens import BACKUPS_READ, BACKUPS_WRITE
 
 KNOWN = 100  # that are shown when the backup API is away
@@ -74,7 +74,7 @@ class BackupPages(BackupParts):
             async with self.reading(request, BACKUPS_READ) as database:
                 query = select(SeenBackup).order_by(SeenBackup.created_at.desc()).limit(KNOWN)
                 known = list(await database.scalars(query))
-            seen_at = max((each.seen_at for each in known), default=None)
+                seen_at = await database.scalar(select(Watch.seen_at))
             return await self.page(request, "backups.html", status, backups=known, away=str(error), seen_at=seen_at)
         if before is None and "x-live" not in request.headers:
             async with self.reading(request, BACKUPS_READ) as database:

@@ -12,6 +12,7 @@ _NOW = sa.text("now()")
 
 def upgrade() -> None:
     op.add_column("watch", sa.Column("proven_within_seconds", sa.Integer(), nullable=True), schema="scheduler")
+    op.add_column("watch", sa.Column("seen_at", sa.DateTime(timezone=True), nullable=True), schema="scheduler")
     op.create_table(
         "backups",
         sa.Column("id", sa.Text(), nullable=False),
@@ -22,7 +23,6 @@ def upgrade() -> None:
         sa.Column("rows", sa.BigInteger(), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
-        sa.Column("seen_at", sa.DateTime(timezone=True), server_default=_NOW, nullable=False),
         sa.PrimaryKeyConstraint("id", name="backups_pkey"),
         schema="scheduler",
     )
@@ -77,3 +77,4 @@ def downgrade() -> None:
     op.drop_table("sessions", schema="scheduler")
     op.drop_table("backups", schema="scheduler")
     op.drop_column("watch", "proven_within_seconds", schema="scheduler")
+    op.drop_column("watch", "seen_at", schema="scheduler")
