@@ -203,3 +203,8 @@ async def test_who_makes_addresses_up_makes_no_time_series(ada: Visitor, strange
     counted = (await stranger.get("/metrics")).text
     assert "made-up" not in counted
     assert 'route="/ops"' in counted
+
+
+async def test_the_address_without_a_slash_leads_to_the_one_with(stranger: Visitor) -> None:
+    answer = await stranger.get("/ops")
+    assert (answer.status_code, answer.headers["Location"]) == (308, "/ops/")

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette_admin import Link
 from starlette_admin.base import BaseAdmin
@@ -69,6 +69,7 @@ class Site(BaseAdmin):
         self.add_link(Link("Notes", url="/admin/"))
         self.templates.env.filters |= shown.FILTERS
         self.templates.context_processors.append(_around)
+        app.add_route(PATH, _to_first_page, include_in_schema=False)
         self.mount_to(app)
         self.app.state.outside = app.state.outside  # what a schedule may call is checked as the API does it
         for kind in (HTTPException, SchedulerError):
@@ -95,6 +96,10 @@ class Site(BaseAdmin):
         assert isinstance(error, HTTPException)
         heading, why = _SAID.get(error.status_code, ("This cannot be done", error.detail))
         return await self.refuse(request, error.status_code, heading, why or error.detail)
+
+
+async def _to_first_page(_: Request) -> Response:
+    return RedirectResponse(f"{PATH}/", 308)
 
 
 def _around(request: Request) -> dict[str, Any]:
