@@ -1,5 +1,6 @@
 """What compose.yaml promises, and the two one-shot commands behind it, which run here without containers."""
 
+import inspect
 import re
 import shlex
 import stat
@@ -92,6 +93,15 @@ def test_an_image_is_of_one_release(name: str) -> None:
     bases = re.findall(r"^FROM (\S+)", _dockerfile(service["build"]), re.MULTILINE)
     stages = re.findall(r"^FROM \S+ AS (\S+)", _dockerfile(service["build"]), re.MULTILINE)
     assert all(re.fullmatch(r"python:3\.13\.\d+-slim", base) for base in bases if base not in stages)
+
+
+@pytest.mark.parametrize("name", ["deploy", "settings"])
+def test_what_a_command_writes_is_a_volume_of_its_own(name: str) -> None:
+    """Else it is the container's own file system, which is read-only."""
+    written = set(re.findall(r'run / "(\w+)"', inspect.getsource(getattr(containers, name))))
+    mounted = {volume.partition(":/run/holdfast/")[2] for volume in SERVICES[name]["volumes"]}
+    assert written
+    assert written <= mounted
 
 
 def test_in_aws_there_is_nothing_that_aws_has() -> None:
